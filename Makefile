@@ -1,0 +1,33 @@
+# Every target makes .venv ready first, from a complete, hashed lock; that takes minutes once, then no time.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check doctor lock clean
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## check the machine, then make .venv (CWM_RL_LOCK=cuda for GPUs, PYTHON=... for another Python 3.11)
+	@deploy/setup.sh
+
+demo: setup ## five real training steps of a tiny model, on this machine
+	@.venv/bin/cwm-rl train deploy/configs/nano.toml
+
+test: setup ## the whole test suite
+	@.venv/bin/pytest
+
+test-fast: setup ## the tests that start neither Ray, vLLM nor a container engine
+	@.venv/bin/pytest -m 'not slow'
+
+check: setup ## lint, formatting and types
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+
+doctor: setup ## what is there, and what brings the rest
+	@.venv/bin/cwm-rl doctor
+
+lock: ## resolve deploy/requirements/*.in into locks again
+	@deploy/lock.sh
+
+clean: ## remove .venv and caches; runs/ stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	@find . -path ./runs -prune -o \( -name __pycache__ -o -name '*.egg-info' \) -type d -prune -exec rm -rf {} +

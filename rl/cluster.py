@@ -1,0 +1,265 @@
+"""The one door to Ray: starting or joining a cluster, actors that are called like objects, and jobs.
+
+What lives where. The *driver* is the process of `cwm-rl train`: it alone writes the ledger, decides what is sampled
+and trained, and owns every actor. `learner` and `worker-N` are named actors in a namespace of the run's name, so that
+other processes can look at them; none is detached. When the driver dies, however it dies, Ray ends its actors, and a
+local Ray ends with it. What survives is outside Ray: the run directory with its ledger and checkpoints, from which
+`cwm-rl resume` goes on.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rl.config import ClusterConfig
+from rl.jobs import Job
+from rl.scratch import scratch
+from rl.watchdog import watched
+from verifiers.errors import UserError
+
+# What a job does not take along.
+_STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/models", "/tests")  # Ray leaves .git and .venv out itself
+_HOST_AND_PORT = re.compile(r"[^:/]+:\d+")
+_REFUSED = "the Ray cluster at {} refuses us: set RAY_AUTH_TOKEN, or put its token into ~/.ray/auth_token"
+
+
+class ClusterError(UserError):
+    """No cluster, or it refuses us."""
+
+
+class ActorLost(UserError):
+    """An actor died, or cannot be reached."""
+
+    exit_code = 1
+
+
+class Actor:
+    """A handle that hides Ray: `await actor.call("method", ...)` raises what the method raised, or ActorLost."""
+
+    def __init__(self, name: str, handle: Any) -> None:
+        self.name = name
+        self._handle = handle
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call and wait for the result. A cancelled wait cancels the call."""
+        from ray.exceptions import RayActorError, RayTaskError
+
+        reference = self.start(method, *arguments)
+        try:
+            return await reference
+        except RayActorError as error:
+            raise ActorLost(f"{self.name} died: {str(error).strip().splitlines()[0]}") from error
+        except RayTaskError as error:
+            # Ray wraps; the caller wants what the method raised.
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except asyncio.CancelledError:
+            import ray
+
+            ray.cancel(reference)
+            raise
+
+    def start(self, method: str, *arguments: Any) -> Any:
+        """Call; returns Ray's reference to the result."""
+        return getattr(self._handle, method).remote(*arguments)
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Call and wait for nothing."""
+        self.start(method, *arguments)
+
+    def kill(self) -> None:
+        """End the actor's process at once."""
+        import ray
+
+        ray.kill(self._handle)
+
+
+def check(config: ClusterConfig) -> None:
+    """Ask the cluster at HOST:PORT, if the run is to join one, whether it is there and takes our token.
+
+    `ray.init` would try for minutes and not tell the two apart. Raises ClusterError.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address is None or not _HOST_AND_PORT.fullmatch(address):
+        return
+    _environment()
+    import grpc
+    from ray._private.gcs_utils import create_gcs_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    from ray.exceptions import AuthenticationError
+
+    stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(create_gcs_channel(address))
+    try:
+        stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=config.connect_seconds)
+    except AuthenticationError as error:  # there is no token to show
+        raise ClusterError(_REFUSED.format(address)) from error
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise ClusterError(_REFUSED.format(address)) from error
+        raise ClusterError(f"no Ray cluster answers at {address}: {error.details()}") from error
+
+
+class PushClient:
+    """vLLM's `VLLMWeightSyncClient` over rollout workers, for transports that push: every call goes to all of them."""
+
+    def __init__(self, workers: Sequence[Actor], seconds: float) -> None:
+        self._workers = list(workers)
+        self._seconds = seconds
+        self.version = -1
+        """Of the weights that are sent next; whoever sends sets it first."""
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Engines meet the sender. Raises what a worker raises, or ray's GetTimeoutError."""
+        self._all("init_weight_transfer_engine", init_info)
+
+    def start_weight_update(self) -> None:
+        """Engines pause."""
+        self._all("start_weight_update")
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Engines receive; runs beside the broadcast."""
+        self._all("update_weights", update_info)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Engines go on under `version`; the sender does not know it."""
+        self._all("finish_weight_update", self.version)
+
+    def _all(self, method: str, *arguments: Any) -> None:
+        import ray
+
+        ray.get([worker.start(method, *arguments) for worker in self._workers], timeout=self._seconds)
+
+
+@contextmanager
+def connected(config: ClusterConfig, run: Path, cpus: float, gpus: float) -> Iterator[str]:
+    """Join the cluster at `config.address` or `RAY_ADDRESS`, or start one on loopback with a token of its own.
+
+    Yields which, in words. `cpus` and `gpus` are what a local one offers at least; what its actors print is kept in
+    `run`/logs, and the run's name is the namespace. Raises ClusterError.
+    """
+    _environment()
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"namespace": run.name, "log_to_driver": False, "logging_level": "error"}
+    if address is None:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        # Ray replaces a loopback address of ours by one that the network reaches, and then listens everywhere. This is
+        # its way of not doing so, made for desktop firewalls; with it every port is on loopback.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        where = "a Ray of its own on loopback"
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "num_cpus": max(os.cpu_count() or 1, int(cpus + 0.999)),
+            "object_store_memory": 256 << 20,
+        }
+        if gpus:
+            options["num_gpus"] = int(gpus)
+    else:
+        options["address"] = address
+        where = f"Ray at {address}"
+    with ExitStack() as stack:
+        if address is None:
+            temporary = stack.enter_context(scratch("cwm-rl-ray", Path(tempfile.gettempdir())))
+            options["_temp_dir"] = str(temporary)
+            stack.enter_context(watched(temporary))
+            stack.callback(_keep_logs, temporary / "session_latest" / "logs", run / "logs")
+        _init(options)
+        stack.callback(_shutdown)
+        yield where
+
+
+def _keep_logs(source: Path, target: Path) -> None:
+    """Copy what actors printed, beside what a run before this one left."""
+    for path in source.glob("worker-*"):
+        if path.stat().st_size:
+            target.mkdir(exist_ok=True)
+            shutil.copyfile(path, target / path.name)
+
+
+def _environment() -> None:
+    """What Ray reads when it is imported: nothing is reported to anybody, and no cluster is open to everybody."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def _shutdown() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _init(options: Mapping[str, Any]) -> None:
+    import ray
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**options)
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        raise ClusterError(f"no Ray cluster at {options['address']}: {_first_line(error)}") from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own there; ending in good order is our business
+
+
+def start_actor(
+    cls: type,
+    *arguments: Any,
+    name: str,
+    cpus: float,
+    gpus: float,
+    concurrency: int | None = None,
+    env: Mapping[str, str],
+) -> Actor:
+    """Make an actor of a plain class; `concurrency` calls run at once in one whose methods are coroutines."""
+    import ray
+
+    options: dict[str, Any] = {
+        "name": name,
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "max_restarts": 0,  # its state is in the ledger's hands: the driver decides what starts again
+        "runtime_env": {"env_vars": dict(env)},
+    }
+    if concurrency is not None:
+        options["max_concurrency"] = concurrency
+    return Actor(name, ray.remote(cls).options(**options).remote(*arguments))
+
+
+def submit(address: str | None, job: Job, say: Callable[[str], None]) -> str:
+    """Hand a job to the cluster at `address` or `RAY_ADDRESS`; a second one of the same name is the same job.
+
+    Returns the job's state. Raises ClusterError.
+    """
+    _environment()
+    import requests
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        raise ClusterError("no cluster to submit to: give --address, or set RAY_ADDRESS")
+    try:
+        client = JobSubmissionClient(address)
+        if job.name in {known.submission_id for known in client.list_jobs()}:
+            say(f"job {job.name} is known to the cluster already")
+        else:
+            environment = {"working_dir": str(job.working_dir), "excludes": list(_STAYS)}
+            client.submit_job(entrypoint=job.entrypoint, submission_id=job.name, runtime_env=environment)
+        return str(client.get_job_status(job.name))
+    except AuthenticationError as error:
+        raise ClusterError(_REFUSED.format(address)) from error
+    except (ConnectionError, RuntimeError, OSError, requests.RequestException) as error:
+        raise ClusterError(f"no Ray cluster answers at {address}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

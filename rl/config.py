@@ -1,0 +1,241 @@
+"""The whole configuration, composed of the models that each floor owns for its own parts."""
+
+import tomllib
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from rl.init_model import InitModel
+from rl.tasks.files import FileSource
+from rollout_workers.config import RolloutConfig
+from verifiers.errors import UserError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be used, in one sentence."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunConfig(_Model):
+    """What a run is called, where it lies and how long it goes."""
+
+    directory: Path = Field(Path("runs"), description="Where runs are kept; each in a directory of its own.")
+    id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="The run's name; none takes the time."
+    )
+    steps: int = Field(5, ge=1, description="Optimiser steps in all.")
+    seed: int = Field(0, description="Seed of weights, task order and sampling.")
+
+
+class ModelConfig(_Model):
+    """The policy the run starts from: a directory or hub name, or a shape to make one of."""
+
+    path: str | None = Field(None, description="Hugging Face directory, or a name on its hub.")
+    init: InitModel | None = Field(None, description="Make a model from nothing instead.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the weights, on both sides.")
+
+    @field_validator("path")
+    @classmethod
+    def _home(cls, path: str | None) -> str | None:
+        return path if path is None else str(Path(path).expanduser())
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "ModelConfig":
+        if (self.path is None) == (self.init is None):
+            raise ValueError("give either model.path or [model.init]")
+        return self
+
+
+class DataConfig(_Model):
+    """Where tasks come from."""
+
+    dir: Path = Field(Path("."), description="Relative paths of sources start here.")
+    sources: tuple[FileSource, ...] = Field(
+        min_length=1, description="Task files; drawn from in turn by weight of size."
+    )
+
+
+class AlgorithmConfig(_Model):
+    """The objective and what is left out of it (sources in `rl.algorithm`)."""
+
+    group_size: int = Field(8, ge=2, description="Episodes of one task that share a baseline.")
+    advantage: Literal["cwm", "grpo", "dr_grpo", "rloo"] = Field("cwm", description="How returns become advantages.")
+    loss: Literal["clip"] = Field("clip", description="The surrogate.")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="ε_low of the clipped ratio.")
+    clip_high: float = Field(0.25, gt=0, description="ε_high of the clipped ratio.")
+    norm: float = Field(131072, gt=0, description="N, the constant the objective is divided by (CWM: its context).")
+    token_budget: int = Field(8192, ge=1, description="A batch is cut at so many tokens with non-zero advantage.")
+    max_lag: int = Field(4, ge=0, description="Newest version − version of the last sampled token, at most.")
+    rare_token_from: int | None = Field(
+        None, ge=0, description="Gibberish: ids from here on are rare (vocabulary by frequency); none turns it off."
+    )
+
+
+class LearnerConfig(_Model):
+    """The optimiser and the machine it runs on."""
+
+    lr: float = Field(3e-4, gt=0, description="AdamW's learning rate, constant.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's.")
+    eps: float = Field(1e-8, gt=0, description="AdamW's.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's.")
+    max_grad_norm: float = Field(1.0, gt=0, description="The gradient is clipped to this norm; logged unclipped.")
+    microbatch_tokens: int = Field(2048, ge=64, description="Tokens of one packed forward pass.")
+    device: str = Field("cpu", description='"cpu" or "cuda".')
+    threads: int = Field(1, ge=1, description="torch threads on a CPU.")
+    cores: tuple[int, ...] = Field((), description="CPU cores the learner is pinned to; none leaves it free.")
+    cpus: float = Field(1, gt=0, description="CPUs Ray reserves.")
+    gpus: float = Field(0, ge=0, description="GPUs Ray reserves.")
+    step_seconds: float = Field(600, gt=0, description="Deadline of one step.")
+
+
+class CheckpointConfig(_Model):
+    """How often the learner's state is saved, and how much of it is kept."""
+
+    every: int = Field(1, ge=1, description="Steps between checkpoints: what a crash can cost.")
+    keep: int = Field(3, ge=1, description="Newest checkpoints kept.")
+
+
+class GuardConfig(_Model):
+    """When a run stops by itself, and what it checks of itself."""
+
+    zero_advantage_groups: int = Field(64, ge=1, description="Stop after so many groups in a row taught nothing.")
+    retries: int = Field(2, ge=0, description="Further attempts at an episode after a failure of ours.")
+    worker_restarts: int = Field(3, ge=0, description="New starts of lost workers before the run fails.")
+    group_seconds: float = Field(900, gt=0, description="Deadline of a group; who is late is dropped.")
+    batch_seconds: float = Field(1800, gt=0, description="Deadline of the wait for a batch.")
+    gap_versions: int = Field(
+        4, ge=0, description="At the end, compare log-probabilities of engine and learner for so many versions."
+    )
+
+
+class ClusterConfig(_Model):
+    """Which Ray the run uses."""
+
+    address: str | None = Field(None, description='A running cluster, or "auto"; none starts one on loopback.')
+    connect_seconds: float = Field(30, gt=0, description="Deadline for the cluster's answer.")
+
+
+class Config(_Model):
+    """Everything. Unknown keys are refused."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig
+    data: DataConfig
+    verifiers: dict[str, dict[str, float]] = Field(
+        {}, description="What scores the tasks that name a verifier: verifier -> weight. Without an entry, itself."
+    )
+    rollout: RolloutConfig = RolloutConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    learner: LearnerConfig = LearnerConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    guard: GuardConfig = GuardConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Config":
+        context = self.rollout.engine.context
+        if self.model.init is not None and self.model.init.context < context:
+            raise ValueError(
+                f"rollout.engine.context is {context} and model.init.context only {self.model.init.context}"
+            )
+        for index, source in enumerate(self.data.sources):
+            if (tokens := source.limits.apply().tokens) > context:
+                raise ValueError(
+                    f"data.sources.{index}.limits.tokens is {tokens} and rollout.engine.context only {context}"
+                )
+        return self
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file, apply `a.b=value` overrides (values in TOML, else plain strings), validate.
+
+    Raises ConfigError naming the file and the key.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"no configuration at {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    for text in overrides:
+        override(tree, text)
+    return validated(Config, tree, str(path))
+
+
+def changed(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with overrides applied. Raises ConfigError."""
+    tree = config.model_dump(mode="json")
+    for text in overrides:
+        override(tree, text)
+    return validated(Config, tree, "--set")
+
+
+def validated(model: type[M], tree: dict[str, Any], where: str) -> M:
+    """Validate plain values that came from `where`. Raises ConfigError."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        found = "; ".join(_sentence(model, one) for one in error.errors()[:3])
+        raise ConfigError(f"{where}: {found}") from error
+
+
+def override(tree: dict[str, Any], text: str) -> None:
+    """Set `a.b=value` in a tree; the value is TOML, or else a plain string. Raises ConfigError."""
+    key, equals, value = text.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"--set takes a.b=value, not '{text}'")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    place: Any = tree
+    for name in names[:-1]:
+        if isinstance(place, list) and name.isdigit() and int(name) < len(place):
+            place = place[int(name)]
+        elif isinstance(place, dict):
+            place = place.setdefault(name, {})
+        else:
+            raise ConfigError(f"--set {text}: there is nothing below '{name}'")
+    if not isinstance(place, dict):
+        raise ConfigError(f"--set {text}: '{names[-2]}' holds a value, no further keys")
+    place[names[-1]] = parsed
+
+
+def _sentence(model: type[BaseModel], error: Any) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _known(model, path[:-1])
+        near = get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(known))}"
+        return f"there is no key '{key}': {hint}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not key:
+        return message
+    return f"{key}: {message}" + ("" if error["type"] == "missing" else f", not {error['input']!r:.80}")
+
+
+def _known(model: Any, path: Sequence[str]) -> list[str]:
+    """Names of the keys below a path of keys and list indices."""
+    for name in path:
+        if not name.isdigit():
+            model = _inner(model.model_fields[name].annotation)
+    return list(model.model_fields)
+
+
+def _inner(annotation: Any) -> Any:
+    """The model inside `X | None` or `tuple[X, ...]`."""
+    for argument in getattr(annotation, "__args__", ()):
+        if isinstance(argument, type) and argument is not type(None):
+            return argument
+    return annotation

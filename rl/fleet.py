@@ -1,0 +1,182 @@
+"""The rollout workers as the driver sees them: started, handed work and weights, and started anew when lost."""
+
+import asyncio
+from typing import Any
+
+from rl import cluster
+from rl.cluster import Actor, ActorLost
+from rl.ledger.writer import Ledger
+from rollout_workers.engine import EngineError
+from rollout_workers.trajectory import Episode, EpisodeKey, Failed
+from rollout_workers.weights import WeightsRef
+from rollout_workers.worker import RolloutWorker, WorkerSetup, WorkerStatus
+from verifiers.errors import UserError
+from verifiers.task import Task
+from verifiers.verdict import Outcome, Verdict
+
+
+class FleetError(UserError):
+    """Workers are lost more often than the configuration allows, or cannot start."""
+
+    exit_code = 1
+
+
+class WorkerLost(Exception):
+    """The worker died under a call. The call's episode may be tried again."""
+
+
+class Worker:
+    """One place in the fleet; the actor in it may be replaced."""
+
+    def __init__(self, index: int, slots: int) -> None:
+        self.name = f"worker-{index}"
+        self.slots = asyncio.Semaphore(slots)
+        """Taken by episodes that act."""
+        self.gradings = asyncio.Semaphore(slots)
+        """Taken by episodes that are graded."""
+        self.acting = 0
+        """Members that act or wait for a slot."""
+        self.actor: Actor | None = None
+        """None while it starts."""
+        self._up = asyncio.Event()
+        self._failure: Exception | None = None
+
+    async def ready(self) -> Actor:
+        """The actor, as soon as it is up. Whoever calls has a deadline. Raises what its start raised."""
+        while self.actor is None:
+            if self._failure is not None:
+                raise self._failure
+            await self._up.wait()
+        return self.actor
+
+    def fail(self, error: Exception) -> None:
+        """No actor will be up here again."""
+        self._failure = error
+        self._up.set()
+
+    def replace(self, actor: Actor | None) -> None:
+        """Another actor is up here; or none, for now."""
+        self.actor = actor
+        if actor is None:
+            self._up.clear()
+        else:
+            self._up.set()
+
+
+class Fleet:
+    """Starts workers and keeps them; every call names the worker it went to."""
+
+    def __init__(self, setup: WorkerSetup, ledger: Ledger, restarts: int) -> None:
+        self._setup = setup
+        self._ledger = ledger
+        self._restarts = restarts
+        self._weights: WeightsRef | None = None
+        self._starting: set[asyncio.Task[None]] = set()
+        self.workers = [Worker(i, setup.config.slots) for i in range(setup.config.workers)]
+        self.sandbox = ""
+        """Which sandbox the workers took, in words."""
+
+    async def start(self) -> None:
+        """Start all workers, side by side. Raises what a worker's start raises."""
+        async with asyncio.TaskGroup() as group:
+            for worker in self.workers:
+                group.create_task(self._start(worker))
+
+    def least_loaded(self) -> Worker:
+        """Where the next group goes."""
+        return min(self.workers, key=lambda worker: worker.acting)
+
+    def offer(self, ref: WeightsRef) -> None:
+        """Put weights into every mailbox; waits for nobody."""
+        self._weights = ref
+        for worker in self.workers:
+            if worker.actor is not None:
+                worker.actor.tell("offer", ref)
+
+    async def sample(self, worker: Worker, key: EpisodeKey, task: Task) -> Episode | Failed:
+        """Raises WorkerLost."""
+        return await self._call(worker, "sample", key, task)  # type: ignore[no-any-return]
+
+    async def grade(self, worker: Worker, task: Task, episode: Episode) -> Verdict:
+        """The verdict; a lost worker is an infrastructure error of the grading, not of the sampling."""
+        try:
+            return await self._call(worker, "grade", task, episode)  # type: ignore[no-any-return]
+        except WorkerLost as error:
+            return Verdict(Outcome.INFRA_ERROR, detail=str(error))
+
+    async def statuses(self) -> dict[str, WorkerStatus]:
+        """Of the workers that answer."""
+        found = {}
+        for worker in self.workers:
+            if worker.actor is not None:
+                try:
+                    found[worker.name] = await worker.actor.call("status")
+                except ActorLost:
+                    continue  # its loss is dealt with by whoever has work there
+        return found
+
+    async def stop(self) -> None:
+        """End every engine in good order, and then the actors."""
+        for start in self._starting:
+            start.cancel()
+        async with asyncio.TaskGroup() as group:
+            for worker in self.workers:
+                if worker.actor is not None:
+                    group.create_task(_end(worker.actor))
+
+    async def _call(self, worker: Worker, method: str, *arguments: Any) -> Any:
+        actor = await worker.ready()
+        try:
+            return await actor.call(method, *arguments)
+        except (ActorLost, EngineError) as error:
+            await self._replace(worker, actor, error)
+            raise WorkerLost(str(error)) from error
+
+    async def _replace(self, worker: Worker, lost: Actor, error: Exception) -> None:
+        """Start anew, once, however many calls notice the loss."""
+        if worker.actor is not lost:
+            return
+        worker.replace(None)
+        self._ledger.fault(worker.name, type(error).__name__, str(error))
+        lost.kill()
+        self._restarts -= 1
+        if self._setup.config.engine.transport == "nccl":
+            raise FleetError(f"{worker.name} was lost, and a broadcast group cannot be joined again: {error}")
+        if self._restarts < 0:
+            raise FleetError(f"{worker.name} was lost once too often: {error}")
+        # The start outlives the episode that noticed the loss, should its deadline come first.
+        start = asyncio.create_task(self._start(worker), name=f"start of {worker.name}")
+        self._starting.add(start)
+        start.add_done_callback(self._starting.discard)
+        await asyncio.shield(start)
+
+    async def _start(self, worker: Worker) -> None:
+        config = self._setup.config
+        env = {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        actor = cluster.start_actor(
+            RolloutWorker,
+            self._setup,
+            name=worker.name,
+            cpus=config.cpus,
+            gpus=config.gpus,
+            # Calls in flight: an episode in every slot, as many gradings, and the small ones.
+            concurrency=2 * config.slots + 8,
+            env=env,
+        )
+        try:
+            self.sandbox = await actor.call("start")
+        except Exception as error:
+            worker.fail(error)
+            raise
+        worker.replace(actor)
+        if self._weights is not None:
+            actor.tell("offer", self._weights)
+
+
+async def _end(actor: Actor) -> None:
+    try:
+        async with asyncio.timeout(5):
+            await actor.call("stop")
+    except (ActorLost, TimeoutError):
+        pass  # gone already, or gone in a moment
+    actor.kill()

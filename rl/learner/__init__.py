@@ -1,0 +1,1 @@
+"""The learner: packed batches in, one optimiser step, weights out."""

@@ -1,0 +1,96 @@
+"""Checkpoints: ordinary Hugging Face directories, with the optimiser's state below `trainer/`. Nothing is pickled."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+# In a directory of their own: engines load every safetensors file that lies beside a config.json.
+_OPTIMISER = "trainer/optimizer.safetensors"
+_STATE = "trainer/state.json"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is not whole."""
+
+
+def save(path: Path, model: Any, tokenizer: Any, optimiser: torch.optim.Optimizer, step: int) -> None:
+    """Write the directory under a temporary name and rename it: it is there whole or not at all. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)  # a checkpoint without its tokenizer cannot be used
+        (temporary / _OPTIMISER).parent.mkdir()
+        save_file(_flatten(model, optimiser), temporary / _OPTIMISER)
+        (temporary / _STATE).write_text(json.dumps({"step": step}))
+        for entry in temporary.rglob("*"):
+            _sync(entry)
+        shutil.rmtree(path, ignore_errors=True)  # left by a lineage that was rolled back
+        temporary.rename(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_step(path: Path) -> int:
+    """The step a checkpoint holds, after a look at every file of it. Raises CheckpointError."""
+    try:
+        step = json.loads((path / _STATE).read_text())["step"]
+        json.loads((path / "config.json").read_text())
+        weights = list(path.glob("model*.safetensors"))
+        for file in [*weights, path / _OPTIMISER]:
+            load_file(file)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"the checkpoint {path} is not whole: {error}") from error
+    if not weights or not isinstance(step, int):
+        raise CheckpointError(f"the checkpoint {path} is not whole: it has no {'step' if weights else 'weights'}")
+    return step
+
+
+def load_optimiser(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Bring the optimiser back. Raises CheckpointError."""
+    try:
+        flat = load_file(path / _OPTIMISER)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"the optimiser's state in {path} cannot be read: {error}") from error
+    names = [name for name, _ in model.named_parameters()]
+    state = {
+        index: {key.rpartition("/")[2]: value for key, value in flat.items() if key.rpartition("/")[0] == name}
+        for index, name in enumerate(names)
+    }
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": {i: s for i, s in state.items() if s}})
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, by step."""
+    for path in sorted(directory.glob("step-*"))[:-keep]:
+        shutil.rmtree(path)
+
+
+def path_of(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory / f"step-{step:08d}"
+
+
+def _flatten(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    names = [name for name, _ in model.named_parameters()]
+    return {
+        f"{names[index]}/{key}": value.contiguous()
+        for index, state in optimiser.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,171 @@
+"""The learner: one optimiser step on packed micro-batches. `rl.cluster` makes it a Ray actor."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rl.algorithm.losses import LOSSES, statistics
+from rl.cluster import PushClient
+from rl.config import AlgorithmConfig, LearnerConfig
+from rl.learner import checkpoint, model
+from rl.learner.packing import Row, pack
+from rollout_workers.clock import Clock
+from verifiers.errors import UserError
+
+
+class StepRefused(UserError):
+    """Loss or gradient is not finite; the weights are as they were."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSetup:
+    """What a learner is started with."""
+
+    model: str
+    """Hugging Face directory or hub name."""
+    resumed: bool
+    """It is a checkpoint of this very run, whose optimiser goes on."""
+    dtype: str
+    temperature: float
+    config: LearnerConfig
+    algorithm: AlgorithmConfig
+
+
+class Learner:
+    """Holds the policy and AdamW; every method runs to its end before the next."""
+
+    def __init__(self, setup: LearnerSetup) -> None:
+        from transformers import AutoTokenizer
+
+        config = setup.config
+        if config.cores:
+            os.sched_setaffinity(0, config.cores)
+        torch.set_num_threads(config.threads)
+        self._setup = setup
+        self._clock = Clock()
+        self._model = model.load(setup.model, dtype=setup.dtype, device=config.device)
+        self._tokenizer = AutoTokenizer.from_pretrained(setup.model)
+        self._optimiser = torch.optim.AdamW(
+            self._model.parameters(), config.lr, config.betas, config.eps, config.weight_decay
+        )
+        if setup.resumed:
+            checkpoint.load_optimiser(Path(setup.model), self._model, self._optimiser)
+        self._loss = LOSSES[setup.algorithm.loss]
+
+    def size_bytes(self) -> int:
+        """Of the weights, once the model is loaded."""
+        return sum(parameter.nbytes for parameter in self._model.parameters())
+
+    def step(self, rows: Sequence[Row]) -> dict[str, float]:
+        """One step on all rows. Returns what is logged of it; norms are those before clipping.
+
+        Raises StepRefused, the weights being as they were.
+        """
+        algorithm, config = self._setup.algorithm, self._setup.config
+        batches = pack(rows, config.microbatch_tokens)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss, seen = 0.0, _Seen()
+        for batch in batches:
+            with self._clock.time("forward"):
+                out = model.forward(self._model, batch, self._setup.temperature)
+                behaviour = torch.from_numpy(batch.logprobs).to(out.logp.device)
+                mask = torch.from_numpy(batch.mask).to(out.logp.device)
+                advantages = torch.from_numpy(batch.advantages).to(out.logp.device)
+                part = self._loss(
+                    out.logp,
+                    behaviour,
+                    advantages,
+                    mask,
+                    low=algorithm.clip_low,
+                    high=algorithm.clip_high,
+                    norm=algorithm.norm,
+                )
+            with self._clock.time("backward"):
+                part.backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
+            seen.add(out, behaviour, advantages, mask)
+        with self._clock.time("optimiser"):
+            norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), config.max_grad_norm).item()
+            if not (np.isfinite(loss) and np.isfinite(norm)):
+                raise StepRefused(f"loss {loss} with gradient norm {norm} on {len(rows)} rows: the step was not taken")
+            self._optimiser.step()
+        return {
+            "loss": loss,
+            "grad_norm": norm,
+            "rows": len(rows),
+            "microbatches": len(batches),
+            "tokens": sum(len(batch.tokens) for batch in batches),
+            **seen.summary(algorithm),
+        }
+
+    def write_weights(self, path: str) -> None:
+        """Put the current weights where the engines read them. Raises OSError."""
+        with self._clock.time("publishing"):
+            model.write_weights(self._model, Path(path))
+
+    def connect(self, client: PushClient, engine_ranks: int) -> None:
+        """Meet the engines behind `client`, `engine_ranks` GPUs in all, for `broadcast`."""
+        from rollout_workers.transfer import nccl_sender
+
+        self._client = client
+        self._sender = nccl_sender(self._model, client, engine_ranks)
+
+    def broadcast(self, version: int) -> None:
+        """Push the current weights into the engines as `version`; returns when all of them go on."""
+        self._client.version = version
+        with self._clock.time("publishing"):
+            self._sender.send_weights()
+
+    def save(self, path: str, step: int) -> None:
+        """Write a checkpoint. Raises OSError."""
+        with self._clock.time("checkpoint"):
+            checkpoint.save(Path(path), self._model, self._tokenizer, self._optimiser, step)
+
+    def status(self) -> tuple[int, Mapping[str, float]]:
+        """This process's id, and where its time went."""
+        return os.getpid(), dict(self._clock.seconds)
+
+    def gaps(self, weights: Mapping[int, str], rows: Mapping[int, Sequence[Row]]) -> dict[int, tuple[float, int]]:
+        """For every version: max |log π_learner − recorded| over tokens sampled under it, and how many tokens.
+
+        `rows` must have been sampled so that the comparison is exact (see `rl.report`). Ends this learner's use: its
+        weights are replaced by the last version's.
+        """
+        found = {}
+        for version, path in weights.items():
+            model.read_weights(self._model, Path(path))
+            worst, count = 0.0, 0
+            for one in rows[version]:
+                with torch.no_grad():
+                    out = model.forward(self._model, pack([one], 1)[0], self._setup.temperature)
+                chosen = one.versions == version
+                worst = max(
+                    worst, float(np.abs(out.logp.cpu().numpy()[chosen] - one.logprobs[chosen]).max(initial=0.0))
+                )
+                count += int(chosen.sum())
+            found[version] = (worst, count)
+        return found
+
+
+class _Seen:
+    """What was seen of a step's sampled tokens, over all its micro-batches."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[torch.Tensor, ...]] = []
+
+    def add(self, out: model.Forward, behaviour: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> None:
+        """A micro-batch; all tensors (T,)."""
+        self._parts.append(tuple(one.detach()[mask] for one in (out.logp, behaviour, advantages, out.entropy)))
+
+    def summary(self, algorithm: AlgorithmConfig) -> dict[str, float]:
+        """Statistics of the whole step."""
+        logp, behaviour, advantages, entropy = (torch.cat(part) for part in zip(*self._parts, strict=True))
+        everything = torch.ones_like(logp, dtype=torch.bool)
+        stats = statistics(logp, behaviour, advantages, everything, low=algorithm.clip_low, high=algorithm.clip_high)
+        return {**stats, "entropy": entropy.mean().item()}

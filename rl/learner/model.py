@@ -1,0 +1,68 @@
+"""The policy as the learner holds it: loading, log-probabilities of packed rows, weights to and from files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from rl.learner import attention
+from rl.learner.packing import MicroBatch
+from rollout_workers.weights import replacing
+
+transformers_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Of every token given what precedes it in its row; both (T,), float32. The first of each row is meaningless."""
+
+    logp: Tensor
+    entropy: Tensor
+    """Of the distribution the token was drawn from, in nats; carries no gradient."""
+
+
+def load(path: str, *, dtype: str, device: str) -> Any:
+    """The model in training mode. Raises OSError or ValueError for what is no model."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation=attention.NAME)
+    return model.to(device).train()
+
+
+def forward(model: Any, batch: MicroBatch, temperature: float) -> Forward:
+    """log π(token_t | row before t) at `temperature`, over packed rows."""
+    device = next(model.parameters()).device
+    tokens, positions = (torch.from_numpy(one).to(device) for one in (batch.tokens, batch.positions))
+    logits = model(
+        input_ids=tokens[None],
+        position_ids=positions[None],
+        use_cache=False,
+        positions=positions,
+        row_lengths=batch.row_lengths,
+    ).logits[0]
+    scores = torch.log_softmax(logits[:-1].float() / temperature, dim=-1)
+    logp = scores.gather(-1, tokens[1:, None]).squeeze(-1)
+    with torch.no_grad():
+        entropy = -(scores.exp() * scores).sum(-1)
+    first = logp.new_zeros(1)
+    return Forward(torch.cat([first, logp]), torch.cat([first, entropy]))
+
+
+def write_weights(model: Any, path: Path) -> None:
+    """All parameters under their Hugging Face names, whole or not at all. A head tied to the embedding is left out."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    with replacing(path) as temporary:
+        save_file(state, temporary)
+
+
+def read_weights(model: Any, path: Path) -> None:
+    """The other way. Raises OSError, or RuntimeError where names or shapes differ."""
+    state = load_file(path)
+    if model.config.tie_word_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    model.load_state_dict(state)

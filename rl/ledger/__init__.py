@@ -1,0 +1,14 @@
+"""Every episode's life in one SQLite file: written by the driver alone (`Ledger`), read by anybody (`Reader`).
+
+    dispatched ─► sampled ─► scored ─► trained(lineage, step)
+         └────────────┴─────────┴────► dropped(reason)
+
+At any moment, also after `kill -9`: dispatched = trained + dropped + pending. `rl.ledger.audit` adds it up.
+"""
+
+from rl.ledger.reader import Reader
+from rl.ledger.records import Counts, Fault, Record, Step
+from rl.ledger.states import RETRIABLE, DropReason, LedgerError, State
+from rl.ledger.writer import Ledger
+
+__all__ = ["RETRIABLE", "Counts", "DropReason", "Fault", "Ledger", "LedgerError", "Reader", "Record", "State", "Step"]

@@ -1,0 +1,183 @@
+"""What happened, in numbers for programs and in words for people. Every figure is read back from the ledger."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import psutil
+
+from rl.algorithm.staleness import lag
+from rl.exactness import Gap
+from rl.inbox import Batch
+from rl.ledger import DropReason, Reader, State
+from rollout_workers.trajectory import Scored
+
+
+def batch_stats(batch: Batch, newest: int) -> dict[str, Any]:
+    """What a step's row in the ledger says of its batch. Lags are counted by token."""
+    members = [member for group in batch.groups for member in group.members]
+    lags: Counter[int] = Counter()
+    for member in members:
+        for completion in member.episode.completions:
+            lags[newest - completion.version] += len(completion.tokens)
+    return {
+        "reward": by_domain(members),
+        "parts": _parts(members),
+        "episodes": len(members),
+        "sampled_tokens": sum(member.episode.sampled_tokens for member in members),
+        "lag_max": max(lag(member.episode, newest) for member in members),
+        "lag_by_token": {str(key): lags[key] for key in sorted(lags)},
+    }
+
+
+def by_domain(members: list[Scored]) -> dict[str, float]:
+    """Mean reward by domain."""
+    found: dict[str, list[float]] = {}
+    for member in members:
+        if member.verdict.reward is not None:
+            found.setdefault(member.episode.domain, []).append(member.verdict.reward)
+    return {domain: fmean(found[domain]) for domain in sorted(found)}
+
+
+def _parts(members: list[Scored]) -> dict[str, float]:
+    """Mean of every component of the reward, before weights."""
+    found: dict[str, list[float]] = {}
+    for member in members:
+        for name, value in member.verdict.parts.items():
+            found.setdefault(name, []).append(value)
+    return {name: fmean(found[name]) for name in sorted(found)}
+
+
+def step_line(step: int, steps: int, stats: Mapping[str, Any]) -> str:
+    """A step in one line."""
+    reward = "  ".join(f"{domain} {value:+.3f}" for domain, value in stats["reward"].items())
+    parts = "  ".join(f"{name} {value:+.3f}" for name, value in stats["parts"].items())
+    return (
+        f"step {step}/{steps}  reward {reward}  of which {parts}  |  {stats['episodes']} episodes, "
+        f"{stats['sampled_tokens']} tokens, lag ≤ {stats['lag_max']}, entropy {stats['entropy']:.2f}, "
+        f"|g| {stats['grad_norm']:.3g}"
+    )
+
+
+def build(
+    directory: Path,
+    began: float,
+    seconds: Mapping[str, float],
+    time_by_actor: Mapping[str, Mapping[str, float]],
+    gap: Gap | None,
+    sandbox: str,
+    actors: Iterable[int],
+) -> dict[str, Any]:
+    """The report of a run that has just ended.
+
+    `began` is when this process began to train (Unix seconds), `seconds` its `startup` and `training`; rates are its
+    own.
+    """
+    with Reader(directory) as reader:
+        counts, steps = reader.counts(), reader.steps()
+        sampled = [record for record in reader.episodes() if record.episode is not None]
+        verdicts = Counter(r.verdict.outcome.value for r in sampled if r.verdict is not None)
+        correct = Counter(r.domain for r in sampled if r.verdict is not None and r.verdict.correct)
+        wall = seconds["training"]
+        tokens = sum(r.episode.sampled_tokens for r in sampled if r.episode and (r.sampled_at or 0.0) >= began)
+        trained = sum(step.sampled_tokens for step in steps if step.at >= began)
+        return {
+            "run": reader.run_id,
+            "steps": reader.step,
+            "version": reader.version,
+            "seconds": dict(seconds),
+            "reward": [{"step": one.step, **_shown(one.stats)} for one in steps],
+            "ledger": {
+                "balanced": counts.balanced,
+                "dispatched": counts.dispatched,
+                "trained": counts.trained,
+                "pending": sum(counts.pending.values()),
+            },
+            "dropped": {reason.value: counts.dropped.get(reason, 0) for reason in DropReason},
+            "verdicts": dict(verdicts),
+            "correct": dict(correct),
+            "multi_version_fraction": reader.multi_version_fraction(),
+            "lag": {str(key): value for key, value in reader.lags().items()},
+            "logprob_gap": None
+            if gap is None
+            else {
+                "max": gap.max,
+                "tokens": gap.tokens,
+                "versions": len(gap.by_version),
+                "by_version": {str(version): worst for version, worst in gap.by_version.items()},
+            },
+            "throughput": {
+                "sampled_tokens_per_s": tokens / wall,
+                "trained_tokens_per_s": trained / wall,
+            },
+            "time": {actor: dict(causes) for actor, causes in time_by_actor.items()},
+            "faults": [f"{fault.actor}: {fault.detail}" for fault in reader.faults()],
+            "sandbox": sandbox,
+            "peak_rss_bytes": peak_rss_bytes(actors),
+        }
+
+
+def _shown(stats: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: stats[key] for key in ("reward", "parts", "entropy", "kl_k3", "clip_fraction", "grad_norm", "lag_max")}
+
+
+def in_words(report: Mapping[str, Any]) -> str:
+    """The report as a person would tell it, the bad news included."""
+    first, last = report["reward"][0], report["reward"][-1]
+    ledger, dropped = report["ledger"], {reason: n for reason, n in report["dropped"].items() if n}
+    lines = [f"{report['steps']} optimiser steps in {report['seconds']['training']:.0f} s of training."]
+    for kind in ("reward", "parts"):
+        for name, after in last[kind].items():
+            before = first[kind].get(name)
+            if before is not None:
+                lines.append(
+                    f"  {kind.rstrip('s')} {name}: {before:+.3f} at step 1, {after:+.3f} at step {report['steps']}"
+                )
+    solved = ", ".join(f"{count} in {domain}" for domain, count in report["correct"].items()) or "none"
+    lines += [
+        f"Answers that were right, of {sum(report['verdicts'].values())}: {solved}.",
+        f"Episodes: {ledger['dispatched']} dispatched = {ledger['trained']} trained + "
+        f"{sum(dropped.values())} dropped + {ledger['pending']} pending; "
+        + ("the ledger adds up." if ledger["balanced"] else "THE LEDGER DOES NOT ADD UP."),
+        "Dropped: " + (", ".join(f"{reason} {count}" for reason, count in dropped.items()) or "none") + ".",
+        f"{report['multi_version_fraction']:.0%} of the trained episodes were sampled under more than one version.",
+    ]
+    if report["logprob_gap"]:
+        gap = report["logprob_gap"]
+        lines.append(
+            f"Engine and learner differ by at most {gap['max']:.1e} nats a token "
+            f"({gap['tokens']} tokens of {gap['versions']} versions)."
+        )
+    speed = report["throughput"]
+    lines.append(
+        f"{speed['sampled_tokens_per_s']:.0f} tokens/s sampled, {speed['trained_tokens_per_s']:.0f} trained; "
+        f"peak memory {report['peak_rss_bytes'] / 2**30:.1f} GiB. {report['sandbox']}"
+    )
+    return "\n".join(lines)
+
+
+def peak_rss_bytes(actors: Iterable[int]) -> int:
+    """Sum of the largest resident sizes of this process, the actors' on this host and all below them.
+
+    Each process's own peak counts, and shared pages count in each: more than was ever in use at once.
+    """
+    pids = set()
+    for root in (os.getpid(), *actors):
+        with suppress(psutil.NoSuchProcess):
+            pids |= {root, *(child.pid for child in psutil.Process(root).children(recursive=True))}
+    return sum(map(_peak, pids))
+
+
+def _peak(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0  # ended meanwhile
+    return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+
+
+__all__ = ["State", "batch_stats", "build", "in_words", "peak_rss_bytes", "step_line"]

@@ -1,0 +1,264 @@
+"""A run: everything the algorithm's loop needs, put together, taken apart again, and resumed."""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl import cluster, exactness, report
+from rl.cluster import Actor
+from rl.config import Config, validated
+from rl.fleet import Fleet
+from rl.inbox import Batch, Inbox
+from rl.init_model import init_model
+from rl.learner import checkpoint
+from rl.learner.learner import Learner, LearnerSetup
+from rl.ledger import Ledger, Reader
+from rl.publisher import WeightsDirectory
+from rl.rollouts import Rollouts
+from rl.tasks.files import load
+from rl.tasks.stream import stream
+from rl.train import train
+from rl.waits import Waits
+from rollout_workers.environments import ENVIRONMENTS
+from rollout_workers.renderer import Renderer
+from rollout_workers.weights import WeightsRef
+from rollout_workers.worker import WorkerSetup
+from verifiers.combine import Combined
+from verifiers.errors import UserError
+from verifiers.task import Task
+
+Say = Callable[[str], None]
+
+
+class RunError(UserError):
+    """A run that cannot start or go on, in one sentence."""
+
+
+@dataclass
+class Run:
+    """The parts of a running run. Its methods are what `rl.train.train` asks for."""
+
+    config: Config
+    directory: Path
+    ledger: Ledger
+    learner: Actor
+    fleet: Fleet
+    inbox: Inbox
+    weights: WeightsDirectory
+    say: Say
+    waits: Waits
+
+    def remaining(self) -> range:
+        """Steps still to take."""
+        return range(self.ledger.step + 1, self.config.run.steps + 1)
+
+    async def take(self) -> Batch:
+        """The next batch of groups that are fresh and teach something."""
+        async with self.waits.named("a batch of scored groups", self.config.guard.batch_seconds):
+            return await self.inbox.take()
+
+    async def learn(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step."""
+        async with self.waits.named("the learner's step", self.config.learner.step_seconds):
+            return dict(await self.learner.call("step", batch.rows))
+
+    async def commit(self, step: int, batch: Batch, stats: dict[str, float]) -> None:
+        """Record the step, save a checkpoint if one is due, and say how it went."""
+        stats = stats | report.batch_stats(batch, self.ledger.version)
+        self.ledger.commit(step, batch.keys, stats)
+        if step % self.config.checkpoint.every == 0 or step == self.config.run.steps:
+            await self.save(step)
+        self.say(report.step_line(step, self.config.run.steps, stats))
+
+    async def save(self, step: int) -> None:
+        """A checkpoint of the last step."""
+        path = checkpoint.path_of(self.directory / "checkpoints", step)
+        async with self.waits.named("a checkpoint", self.config.learner.step_seconds):
+            await self.learner.call("save", str(path), step)
+        self.ledger.checkpoint(step, path)
+        checkpoint.prune(path.parent, self.config.checkpoint.keep)
+
+    async def publish(self) -> None:
+        """Put the learner's weights into every worker's mailbox, under the next version."""
+        if self.config.rollout.engine.transport == "nccl":
+            # A broadcast is a rendezvous: it is the one transport that waits for the workers, so it has a deadline.
+            async with self.waits.named("a broadcast to the workers", self.config.rollout.engine.swap_seconds):
+                await self.learner.call("broadcast", self.ledger.publish(self.ledger.step))
+            return
+        path = self.weights.file(self.ledger.version + 1)
+        async with self.waits.named("weights from the learner", self.config.learner.step_seconds):
+            await self.learner.call("write_weights", str(path))
+        self.fleet.offer(WeightsRef(self.ledger.publish(self.ledger.step), str(path)))
+        self.weights.prune()
+
+    async def status(self) -> tuple[dict[str, dict[str, float]], list[int]]:
+        """Where each actor's time went, by cause, and the actors' process ids."""
+        workers = await self.fleet.statuses()
+        pid, seconds = await self.learner.call("status")
+        times = {name: dict(status.seconds) for name, status in workers.items()}
+        pids = [pid, *(status.pid for status in workers.values())]
+        return {"driver": self.waits.seconds, "learner": dict(seconds), **times}, pids
+
+    async def gap(self) -> exactness.Gap | None:
+        """Compare engine and learner on what was trained. The learner is of no further use afterwards."""
+        wanted, files = self.config.guard.gap_versions, self.weights.versions()
+        if not wanted:
+            return None
+        with Reader(self.directory) as reader:
+            sampled = (record.episode for record in reader.episodes() if record.episode is not None)
+            rows = exactness.exact_rows(sampled, recompute=self.config.rollout.engine.kv == "recompute")
+        chosen = {version: str(files[version]) for version in sorted(rows.keys() & files.keys())[-wanted:]}
+        async with self.waits.named("the comparison of engine and learner", self.config.learner.step_seconds):
+            return exactness.summarise(await self.learner.call("gaps", chosen, {v: rows[v] for v in chosen}))
+
+
+def load_tasks(config: Config) -> list[Task]:
+    """All tasks, checked by the verifiers that will score them. Raises ValueError with one sentence."""
+    checkers: dict[str, Combined] = {}
+
+    def check(task: Task) -> None:
+        if task.environment not in ENVIRONMENTS:
+            known = ", ".join(sorted(ENVIRONMENTS))
+            raise ValueError(f"there is no environment '{task.environment}': known are {known}")
+        if task.verifier not in checkers:
+            checkers[task.verifier] = Combined(_recipe(config, task.verifier))
+        checkers[task.verifier].check_task(task)
+
+    return [task for source in config.data.sources for task in load(source, config.data.dir, check)]
+
+
+def _recipe(config: Config, verifier: str) -> dict[str, float]:
+    """What scores the tasks that name `verifier`."""
+    return config.verifiers.get(verifier) or {verifier: 1.0}
+
+
+def create(config: Config, say: Say) -> Path:
+    """Make a run's directory with its configuration, its model and an empty ledger. Raises RunError, OSError."""
+    name = config.run.id or time.strftime("%Y%m%d-%H%M%S")
+    directory = config.run.directory.resolve() / name
+    try:
+        directory.mkdir(parents=True)
+    except FileExistsError as error:
+        raise RunError(f"{directory} exists: go on with `cwm-rl resume {directory}`, or set another run.id") from error
+    except OSError as error:
+        raise RunError(f"{directory} cannot be made: {error.strerror}") from error
+    try:
+        if config.model.init is not None:
+            size = init_model(config.model.init, directory / "model")
+            say(f"made a model of {size:,} parameters from nothing")
+        (directory / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+        with Ledger.create(directory, name, config.model_dump(mode="json")):
+            pass
+    except BaseException:
+        shutil.rmtree(directory)
+        raise
+    say(f"run {name}: {config.run.steps} steps, in {directory}")
+    return directory
+
+
+def stored_config(directory: Path) -> Config:
+    """The configuration a run was created with. Raises RunError, ConfigError."""
+    path = directory / "config.json"
+    try:
+        tree = json.loads(path.read_text())
+    except OSError as error:
+        raise RunError(f"there is no run in {directory}: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    return validated(Config, tree, str(path))
+
+
+async def execute(config: Config, directory: Path, tasks: list[Task], say: Say) -> dict[str, Any]:
+    """Train from where the run stands to its last step; write and return the report. Raises what any part raises."""
+    started = time.monotonic()
+    async with _opened(config, directory, tasks, say) as run:
+        loop_started, began = time.monotonic(), time.time()
+        with Reader(directory) as reader:
+            order = stream(tasks, config.run.seed, skip=reader.groups)
+        async with asyncio.TaskGroup() as both:
+            rollouts = Rollouts(config, order, run.fleet, run.ledger, run.inbox)
+            sampling = both.create_task(rollouts.run(), name="rollouts")
+            await train(run)
+            sampling.cancel()
+        seconds = {"startup": loop_started - started, "training": time.monotonic() - loop_started}
+        run.ledger.finish()
+        gap = await run.gap()
+        times, pids = await run.status()
+        result = report.build(directory, began, seconds, times, gap, run.fleet.sandbox, pids)
+        (directory / "report.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+@asynccontextmanager
+async def _opened(config: Config, directory: Path, tasks: list[Task], say: Say) -> AsyncIterator[Run]:
+    """Ledger, cluster, learner and workers; on leaving, all of them ended."""
+    base = config.model.path or str(directory / "model")
+    renderer = Renderer.load(base, reasoning=config.rollout.reasoning)
+    async with AsyncExitStack() as stack:
+        ledger = stack.enter_context(Ledger.open(directory))
+        model = _fall_back(ledger, base, say)
+        cpus = config.rollout.workers * config.rollout.cpus + config.learner.cpus
+        gpus = config.rollout.workers * config.rollout.gpus + config.learner.gpus
+        where = stack.enter_context(cluster.connected(config.cluster, directory, cpus, gpus))
+        say(f"{where}; starting the learner and {config.rollout.workers} worker(s)")
+        learner = _start_learner(config, model, resumed=model != base)
+        stack.callback(learner.kill)
+        recipes = {name: _recipe(config, name) for name in sorted({task.verifier for task in tasks})}
+        setup = WorkerSetup(directory.name, base, config.model.dtype, config.run.seed, config.rollout, recipes)
+        fleet = Fleet(setup, ledger, config.guard.worker_restarts)
+        stack.push_async_callback(fleet.stop)
+        waits = Waits()
+        async with waits.named("the learner and the workers to start", config.rollout.engine.start_seconds):
+            _, size = await asyncio.gather(fleet.start(), learner.call("size_bytes"))
+            if config.rollout.engine.transport == "nccl":
+                actors = [await worker.ready() for worker in fleet.workers]
+                client = cluster.PushClient(actors, config.rollout.engine.swap_seconds)
+                ranks = len(actors) * config.rollout.engine.tensor_parallel_size
+                await learner.call("connect", client, ranks)
+        say(fleet.sandbox)
+        keep = 3 + config.guard.gap_versions
+        weights = stack.enter_context(WeightsDirectory.open(directory, size, keep))
+        inbox = Inbox(config.algorithm, renderer.vocab_size, ledger, config.guard.zero_advantage_groups)
+        run = Run(config, directory, ledger, learner, fleet, inbox, weights, say, waits)
+        if ledger.newest_checkpoint() is None:
+            await run.save(0)
+        for group in ledger.ready():
+            await inbox.put(group)
+        yield run
+
+
+def _start_learner(config: Config, model: str, *, resumed: bool) -> Actor:
+    setup = LearnerSetup(
+        model, resumed, config.model.dtype, config.rollout.temperature, config.learner, config.algorithm
+    )
+    # A waiting OpenMP thread that spins would starve the engine beside it.
+    env = {"OMP_NUM_THREADS": str(config.learner.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    return cluster.start_actor(
+        Learner, setup, name="learner", cpus=config.learner.cpus, gpus=config.learner.gpus, env=env
+    )
+
+
+def _fall_back(ledger: Ledger, base: str, say: Say) -> str:
+    """Bring the ledger back to the newest whole checkpoint and return that, or the model the run began with."""
+    ledger.interrupt()
+    with Reader(ledger.path) as reader:
+        candidates = reader.checkpoints()
+    step, model = 0, base
+    for at, path in candidates:
+        try:
+            step, model = checkpoint.read_step(Path(path)), str(path)
+            break
+        except checkpoint.CheckpointError as error:
+            ledger.fault("driver", "checkpoint", str(error))
+            say(f"passed over step {at}: {error}")
+    if step < ledger.step:
+        lost = ledger.step - step
+        freed = ledger.rollback(step)
+        say(f"fell back to step {step}: {lost} step(s) are taken again, and {freed} episodes are pending again")
+    return model

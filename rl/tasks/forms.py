@@ -1,0 +1,147 @@
+"""The forms that data sets really have: from a row to what a task is made of."""
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rl.tasks.literals import TestRow, call_test, called_function, examples
+from rl.tasks.rows import Row
+from verifiers.reply import FormatError, last_boxed
+
+MATH_SYSTEM = (
+    "Solve the problem. Think first, and close your thoughts with </think>. "
+    "After it, give the final answer once, alone, in \\boxed{}."
+)
+CODE_SYSTEM = (
+    "Write Python. Think first, and close your thoughts with </think>. After it, write exactly one fenced block that "
+    "opens with ```python and holds the whole solution, imports included."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a form reads out of a row; configuration may override domain, verifier and environment."""
+
+    prompt: str
+    domain: str
+    payload: Mapping[str, Any]
+    visible: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> str:
+        """With something to try out there are turns to try it in."""
+        return "code" if self.visible else "single_turn"
+
+    @property
+    def system(self) -> str:
+        """States the format rule of the domain's verifier."""
+        return {"math": MATH_SYSTEM, "code": CODE_SYSTEM}.get(self.domain, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A preset: how to read a row, and which of our fields stands in which column."""
+
+    read: Callable[[Row], Draft]
+    columns: Mapping[str, str]
+
+
+def _gsm8k(row: Row) -> Draft:
+    """The answer stands after the last `####`, with commas in its thousands."""
+    text = row.text("answer")
+    _, mark, answer = text.rpartition("####")
+    if not mark or not answer.strip():
+        raise row.error("has no answer after '####'", "answer")
+    return Draft(row.text("prompt"), "math", {"answer": answer.strip().replace(",", "")})
+
+
+def _math(row: Row) -> Draft:
+    r"""The answer has a column, or is the last `\boxed{}` of the solution."""
+    if row.has("answer"):
+        return Draft(row.text("prompt"), "math", {"answer": row.text("answer").strip()})
+    try:
+        answer = last_boxed(row.text("solution"))
+    except FormatError as error:
+        raise row.error(str(error), "solution") from error
+    return Draft(row.text("prompt"), "math", {"answer": answer})
+
+
+def _humaneval(row: Row) -> Draft:
+    """A prompt that is code, and `check(candidate)`; examples in the docstring are public."""
+    prompt, name = row.text("prompt"), row.text("entry_point")
+    shown = f"Complete this function. Write it whole:\n\n```python\n{prompt.strip()}\n```"
+    public = examples(prompt, name)
+    visible = {"tests": public, "preamble": prompt} if public else {}
+    return Draft(shown, "code", {"check": row.text("check"), "entry_point": name, "prompt": prompt}, visible)
+
+
+def _mbpp(row: Row) -> Draft:
+    """Assertions. By the data set's custom the first is shown, since nothing else names the function."""
+    lines = [str(line) for line in row.items("tests")]
+    if not lines:
+        raise row.error("is empty", "tests")
+    shown = f"{row.text('prompt').strip()}\n\nIt must satisfy, for example:\n{lines[0].strip()}"
+    setup = row.text("setup") if row.has("setup") and row.get("setup") else ""
+    tests = [test for line in lines if (test := call_test(line)) is not None]
+    if len(tests) == len(lines):
+        visible: Mapping[str, Any] = {"tests": tests[:1], "preamble": setup}
+        return Draft(shown, "code", {"tests": tests, "preamble": setup}, visible)
+    payload = {"check": _as_check(row, lines), "entry_point": _entry_point(row, lines), "prompt": setup}
+    return Draft(shown, "code", payload)
+
+
+def _as_check(row: Row, lines: list[str]) -> str:
+    try:
+        body = [node for line in lines for node in ast.parse(line.strip()).body]
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise row.error(f"is no Python: {error}", "tests") from error
+    return "def check(candidate):\n" + "\n".join(f"    {line}" for node in body for line in [ast.unparse(node)])
+
+
+def _entry_point(row: Row, lines: list[str]) -> str:
+    for line in lines:
+        if name := called_function(line):
+            return name
+    raise row.error("calls no function", "tests")
+
+
+def _native(row: Row) -> Draft:
+    """Our own form: a prompt, and one of answer, tests, stdin_tests, or check with entry_point."""
+    kinds = [kind for kind in ("answer", "tests", "stdin_tests", "check") if row.has(kind)]
+    if len(kinds) != 1:
+        raise row.error(f"needs one of the columns answer, tests, stdin_tests, check, and has {len(kinds)}")
+    prompt = row.text("prompt")
+    if kinds == ["answer"]:
+        return Draft(prompt, _domain(row, "math"), {"answer": row.text("answer").strip()})
+    payload: dict[str, Any]
+    if kinds == ["check"]:
+        payload = {"check": row.text("check"), "entry_point": row.text("entry_point")}
+    else:
+        payload = {kinds[0]: _tests(row, kinds[0])}
+    visible = {"tests": _tests(row, "visible_tests")} if row.has("visible_tests") else {}
+    return Draft(prompt, _domain(row, "code"), payload, visible)
+
+
+def _domain(row: Row, default: str) -> str:
+    return row.text("domain") if row.has("domain") else default
+
+
+def _tests(row: Row, field_name: str) -> list[TestRow]:
+    """Test rows as they are; a text such as "f(1) == (2, 3)" is read as Python, which has more types than JSON."""
+    tests = []
+    for place, item in enumerate(row.items(field_name)):
+        test = call_test(item) if isinstance(item, str) else item
+        if not isinstance(test, dict):
+            raise row.error(f"test {place} must be an object, or a text like f(1) == 2 with literal values", field_name)
+        tests.append(test)
+    return tests
+
+
+FORMS: Mapping[str, Form] = {
+    "gsm8k": Form(_gsm8k, {"prompt": "question"}),
+    "math": Form(_math, {"prompt": "problem"}),
+    "humaneval": Form(_humaneval, {"id": "task_id", "check": "test"}),
+    "mbpp": Form(_mbpp, {"id": "task_id", "prompt": "text", "tests": "test_list", "setup": "test_setup_code"}),
+    "tasks": Form(_native, {}),
+}

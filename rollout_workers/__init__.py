@@ -1,0 +1,1 @@
+"""Floor 1: how a task becomes a trajectory. Imports `verifiers`, never `rl`."""

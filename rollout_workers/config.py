@@ -1,0 +1,35 @@
+"""Configuration of this floor's parts. The whole is composed in `rl.config`."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rollout_workers.engine import EngineConfig
+
+
+class SandboxConfig(BaseModel):
+    """Where model-written code runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backend: Literal["auto", "bubblewrap", "docker"] = Field(
+        "auto", description="`auto` takes the strongest that works and says which; with none the run does not start."
+    )
+    image: str = Field("cwm-rl-base:local", description="Docker image of tasks that name none; needs python3.")
+    runtime: str | None = Field(None, description='Docker runtime, e.g. "runsc" for gVisor.')
+
+
+class RolloutConfig(BaseModel):
+    """How many workers there are and how each runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workers: int = Field(1, ge=1, description="Rollout actors, each with an engine of its own.")
+    slots: int = Field(16, ge=1, description="Episodes that run at once in one worker.")
+    cpus: float = Field(1, gt=0, description="CPUs Ray reserves for one worker.")
+    gpus: float = Field(0, ge=0, description="GPUs Ray reserves for one worker.")
+    reasoning: bool = Field(True, description="Open every reply inside <think>.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature; the learner's is the same.")
+    grading_seconds: float = Field(120, gt=0, description="Deadline of one grading.")
+    engine: EngineConfig = EngineConfig()
+    sandbox: SandboxConfig = SandboxConfig()

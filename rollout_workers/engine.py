@@ -1,0 +1,224 @@
+"""The one door to vLLM: token ids in, token ids with log-probabilities and versions out, and new weights in between."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rollout_workers.trajectory import Completion
+from rollout_workers.weights import WeightsError, WeightsRef, check
+from verifiers.errors import UserError
+
+
+class EngineConfig(BaseModel):
+    """How a worker's vLLM engine runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    context: int = Field(4096, ge=64, description="Longest sequence, in tokens.")
+    kv_cache_gib: float | None = Field(None, gt=0, description="Size of the KV cache; none lets vLLM decide (GPU).")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory vLLM may take.")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs one engine spans.")
+    cores: str | None = Field(None, description='CPU cores of the engine, e.g. "0" or "0-3"; none lets vLLM bind all.')
+    eager: bool = Field(True, description="No compiled graphs: starts in seconds. False on GPUs.")
+    kv: Literal["keep", "recompute"] = Field(
+        "keep", description="At a swap, keep the KV cache of running requests (fast) or compute it anew (exact)."
+    )
+    transport: Literal["file", "nccl"] = Field("file", description="How weights reach the engine.")
+    start_seconds: float = Field(600, gt=0, description="Deadline for the engine's start.")
+    swap_seconds: float = Field(120, gt=0, description="Deadline for one weight update.")
+
+
+class EngineError(UserError):
+    """The engine died or does not answer. A failure of ours."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One reply: its tokens, cut where the weights changed, and whether it sampled an end token."""
+
+    completions: tuple[Completion, ...]
+    ended: bool
+
+
+class Engine:
+    """A vLLM `AsyncLLM` whose weights change under running requests. Made by `Engine.start`."""
+
+    def __init__(self, llm: Any, config: EngineConfig, temperature: float, stop: Sequence[int]) -> None:
+        self._llm = llm  # vLLM's AsyncLLM; importing it here would make every reader of this module wait for it
+        self._config = config
+        self._temperature = temperature
+        self._stop = list(stop)
+        self._ids = itertools.count()
+        self._open = asyncio.Event()
+        self._failure: EngineError | None = None
+        self.version = -1
+        """Version being sampled; -1 until the first weights came."""
+
+    @classmethod
+    @asynccontextmanager
+    async def start(
+        cls,
+        model: str,
+        config: EngineConfig,
+        *,
+        dtype: str,
+        slots: int,
+        temperature: float,
+        stop: Sequence[int],
+        seed: int,
+    ) -> AsyncIterator["Engine"]:
+        """Start the engine process and, on leaving, end it. Raises EngineError.
+
+        `stop` are the ids that end a reply; `slots` bounds the requests that run at once, so that none of ours waits.
+        """
+        _quiet(config)
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from rollout_workers.transfer import transfer_config
+
+        args = AsyncEngineArgs(
+            model=model,
+            dtype=dtype,
+            seed=seed,
+            max_model_len=config.context,
+            max_num_seqs=slots,
+            kv_cache_memory_bytes=int(config.kv_cache_gib * 2**30) if config.kv_cache_gib else None,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            tensor_parallel_size=config.tensor_parallel_size,
+            enforce_eager=config.eager,
+            # Log-probabilities of the distribution that is sampled from, temperature included: the π of the objective.
+            logprobs_mode="processed_logprobs",
+            skip_tokenizer_init=True,
+            disable_log_stats=True,
+            weight_transfer_config=transfer_config(config.transport),
+        )
+        try:
+            # from_engine_args blocks for the whole start.
+            llm = await asyncio.wait_for(asyncio.to_thread(AsyncLLM.from_engine_args, args), config.start_seconds)
+        except (TimeoutError, RuntimeError, ValueError, OSError) as error:
+            raise EngineError(f"vLLM did not start on {model}: {error}") from error
+        engine = cls(llm, config, temperature, stop)
+        try:
+            yield engine
+        finally:
+            await asyncio.to_thread(llm.shutdown)
+
+    async def sample(self, prompt: Sequence[int], max_tokens: int) -> Sampled:
+        """Sample one reply of at most `max_tokens` tokens to `prompt`, end token included. Raises EngineError."""
+        while True:
+            await self._open.wait()
+            if self._failure is not None:
+                raise self._failure
+            version = self.version
+            sampled = await self._sample(prompt, max_tokens, salt=version)
+            # A request that was prefilled before a swap and sampled after it would hold cached keys of older weights
+            # than its label says. It has told us nothing yet that its content depends on: sample it again.
+            if self._config.kv == "recompute" or not sampled.completions or sampled.completions[0].version == version:
+                return sampled
+
+    async def _sample(self, prompt: Sequence[int], max_tokens: int, salt: int) -> Sampled:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        params = SamplingParams(
+            temperature=self._temperature,
+            max_tokens=max_tokens,
+            logprobs=0,
+            detokenize=False,
+            stop_token_ids=self._stop,
+            ignore_eos=True,  # what ends a reply is `stop` alone
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        request = {"prompt_token_ids": list(prompt), "cache_salt": f"v{salt}"}
+        try:
+            outputs = [o async for o in self._llm.generate(request, params, request_id=str(next(self._ids)))]
+        except EngineDeadError as error:
+            raise EngineError(f"vLLM's engine process died: {error}") from error
+        if not outputs:
+            raise EngineError("vLLM ended a request without an output")
+        reply = outputs[-1].outputs[0]
+        if reply.finish_reason not in ("stop", "length"):
+            raise EngineError(f"vLLM ended a request with '{reply.finish_reason}'")
+        logprobs = [entry[token].logprob for token, entry in zip(reply.token_ids, reply.logprobs, strict=True)]
+        completions = tuple(
+            Completion(
+                tuple(reply.token_ids[span.start : span.end]), tuple(logprobs[span.start : span.end]), int(span.version)
+            )
+            for span in reply.weight_versions or ()
+        )
+        return Sampled(completions, ended=reply.finish_reason == "stop")
+
+    async def swap(self, ref: WeightsRef) -> None:
+        """Put new weights under the running requests: check, pause, load, resume.
+
+        Raises WeightsError where the file is not whole (the old version goes on) and EngineError where the engine
+        failed half way (its weights are then of no version: the worker must start anew).
+        """
+        await asyncio.to_thread(check, ref)
+        await self.begin_update()
+        await self.receive({"path": ref.path})
+        await self.end_update(ref.version)
+
+    async def connect(self, info: dict[str, Any]) -> None:
+        """Meet the learner, where the transport needs that. Raises EngineError."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        async with self._updating("connect to the learner"):
+            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(info))
+
+    async def begin_update(self) -> None:
+        """Pause; running requests are kept, new ones wait. Raises EngineError."""
+        self._open.clear()
+        async with self._updating("begin an update"):
+            await self._llm.pause_generation(mode="keep", clear_cache=self._config.kv == "recompute")
+            await self._llm.start_weight_update()
+
+    async def receive(self, info: dict[str, Any]) -> None:
+        """Take weights in, as the transport has them. Raises EngineError."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        async with self._updating("receive weights"):
+            await self._llm.update_weights(WeightTransferUpdateRequest(info))
+
+    async def end_update(self, version: int) -> None:
+        """Go on under the new version. Raises EngineError."""
+        async with self._updating(f"go on with version {version}"):
+            await self._llm.finish_weight_update(str(version))
+            await self._llm.resume_generation()
+        self.version = version
+        self._open.set()
+
+    @asynccontextmanager
+    async def _updating(self, what: str) -> AsyncIterator[None]:
+        """A part of an update, with its deadline. After a failure every request raises it, those that wait too."""
+        try:
+            async with asyncio.timeout(self._config.swap_seconds):
+                yield
+        except Exception as error:
+            self._failure = EngineError(f"the engine could not {what}: {error!r}")
+            self._open.set()
+            raise self._failure from error
+
+
+def _quiet(config: EngineConfig) -> None:
+    """What vLLM reads from the environment of its process, set before it is imported."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    if config.eager:
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"  # a few helpers of vLLM would compile all the same, with g++
+    if config.cores is not None:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = config.cores
+
+
+__all__ = ["Engine", "EngineConfig", "EngineError", "Sampled", "WeightsError"]

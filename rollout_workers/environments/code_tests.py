@@ -1,0 +1,58 @@
+"""Write code, see the public tests' results, write again. Hidden tests grade afterwards, elsewhere."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from verifiers.code import FormatError, TestResult, extract_code, run_tests
+from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec
+from verifiers.task import Message, Task
+
+
+class CodeTests:
+    """Runs the public tests on every reply, in one sandbox that starts with the first code."""
+
+    def __init__(self, task: Task, sandboxes: Sandboxes, stack: AsyncExitStack) -> None:
+        self._task = task
+        self._sandboxes = sandboxes
+        self._stack = stack
+        self._sandbox: Sandbox | None = None
+
+    async def respond(self, reply: str) -> Message | None:
+        """The public tests' results; None where all passed, or there are none."""
+        tests = self._task.visible.get("tests", ())
+        if not tests:
+            return None
+        try:
+            source = extract_code(reply)
+        except FormatError as error:
+            return Message("tool: tests", f"No code was run: {error}")
+        if self._sandbox is None:
+            self._sandbox = await self._stack.enter_async_context(
+                self._sandboxes.open(SandboxSpec(image=self._task.image))
+            )
+        results = await run_tests(source, tests, self._sandbox, preamble=self._task.visible.get("preamble", ""))
+        if all(result.passed for result in results):
+            return None
+        return Message("tool: tests", "\n".join(map(_line, tests, results)))
+
+
+def _line(test: Mapping[str, Any], result: TestResult) -> str:
+    """What a person would want to see of a public test."""
+    if result.passed:
+        return "passed"
+    if "call" not in test:
+        return f"failed: stdin {test['stdin']!r}: " + (
+            result.error or f"printed {result.got!r}, not {test['stdout']!r}"
+        )
+    given = [repr(value) for value in test["args"]]
+    given += [f"{name}={value!r}" for name, value in test.get("kwargs", {}).items()]
+    call = f"{test['call']}({', '.join(given)})"
+    return f"failed: {call}: " + (result.error or f"got {result.got}, not {test['expected']!r}")
+
+
+@asynccontextmanager
+async def code_tests(task: Task, sandboxes: Sandboxes) -> AsyncIterator[CodeTests]:
+    """The environment, and on leaving the end of its sandbox."""
+    async with AsyncExitStack() as stack:
+        yield CodeTests(task, sandboxes, stack)

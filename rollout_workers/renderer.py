@@ -1,0 +1,139 @@
+"""Messages to tokens and back. What the policy sampled is never decoded and encoded again.
+
+A chat template is rendered once with a placeholder for every content; what lies between placeholders is the template's
+own text and is encoded with special tokens, the contents are encoded without them. No content can forge a role.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from verifiers.errors import UserError
+from verifiers.task import Message
+
+# Private-use characters: no template of anybody's writes or strips them.
+_SLOT = "\ue000{}\ue001"
+_SLOTS = re.compile("\ue000(\\d+)\ue001")
+
+
+class RendererError(UserError):
+    """A tokenizer or template that cannot be used."""
+
+
+class Renderer:
+    """Renders for one tokenizer. `reasoning` opens every reply inside `<think>`."""
+
+    def __init__(self, tokenizer: Any, *, vocab_size: int, reasoning: bool = True) -> None:
+        if not tokenizer.chat_template:
+            raise RendererError(f"the tokenizer of {tokenizer.name_or_path} has no chat template")
+        if len(tokenizer) > vocab_size:
+            raise RendererError(
+                f"the tokenizer of {tokenizer.name_or_path} has {len(tokenizer)} tokens, its model only {vocab_size}; "
+                "take the tokenizer that was saved with the model"
+            )
+        self._tokenizer = tokenizer
+        self.vocab_size = vocab_size
+        """Of the model; its tokenizer may have fewer tokens."""
+        self._open = "<think>\n" if reasoning else ""
+        self._tool_role = self._find_tool_role()
+        self.stop_ids = _stop_ids(tokenizer)
+        if not self.stop_ids:
+            raise RendererError(f"the tokenizer of {tokenizer.name_or_path} names no end-of-turn token")
+
+    @classmethod
+    def load(cls, model: str, *, reasoning: bool = True) -> "Renderer":
+        """The renderer of a model directory or hub name. Raises RendererError, with what is wrong with it."""
+        from transformers import AutoConfig, AutoTokenizer
+
+        if model.startswith(("/", ".")) and not (Path(model) / "config.json").is_file():
+            raise RendererError(f"there is no model at {model}: it has no config.json")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model)
+            config = AutoConfig.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            raise RendererError(f"no model with a tokenizer at {model}: {str(error).splitlines()[0]}") from error
+        return cls(tokenizer, vocab_size=config.vocab_size, reasoning=reasoning)
+
+    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens of a conversation that waits for the policy's reply."""
+        return self._encode(self._frame(messages), messages)
+
+    def bridge(self, messages: Sequence[Message], new: Sequence[Message], *, ended: bool) -> tuple[int, ...]:
+        """Tokens between the policy's last reply (the last of `messages`) and its next one, `new` messages between.
+
+        `ended` says that the reply's own end token was sampled; if not, it is added here, as context.
+        """
+        frame = self._frame([*messages, *new])[len(messages) :]
+        if ended:
+            for token in self.stop_ids:
+                frame[0] = frame[0].removeprefix(self._tokenizer.convert_ids_to_tokens(token))
+        return self._encode(frame, new)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """A reply's text, special tokens kept, its end token left out."""
+        if tokens and tokens[-1] in self.stop_ids:
+            tokens = tokens[:-1]
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def content(self, text: str) -> list[int]:
+        """Tokens of text that somebody else wrote; special tokens in it are plain characters."""
+        text = text.encode("utf-8", "replace").decode()  # JSON may hold halves of surrogate pairs
+        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def cut(self, text: str, limit: int) -> str:
+        """`text`, or its beginning and end round a mark if it has more than `limit` tokens."""
+        tokens = self.content(text)
+        if len(tokens) <= limit:
+            return text
+        mark = f"\n[... {len(tokens)} tokens, cut ...]\n"
+        half = (limit - len(self.content(mark))) // 2
+        while half > 0:
+            head, tail = self._tokenizer.decode(tokens[:half]), self._tokenizer.decode(tokens[-half:])
+            # A cut inside a character makes a longer one of its halves, so look again.
+            if len(self.content(cut := f"{head}{mark}{tail}")) <= limit:
+                return cut
+            half -= 1
+        return str(self._tokenizer.decode(tokens[:limit])).rstrip("\ufffd")  # what is left of a character cut in two
+
+    def _frame(self, messages: Sequence[Message]) -> list[str]:
+        """The template's own text before, between and after the contents of n messages: n + 1 strings."""
+        roles = [self._tool_role or m.role if m.role.startswith("tool: ") else m.role for m in messages]
+        slots = [{"role": role, "content": _SLOT.format(i)} for i, role in enumerate(roles)]
+        try:
+            text = self._tokenizer.apply_chat_template(slots, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, TypeError) as error:
+            raise RendererError(f"the chat template of {self._tokenizer.name_or_path} fails: {error}") from error
+        parts = _SLOTS.split(text)
+        if parts[1::2] != [str(i) for i in range(len(messages))]:
+            raise RendererError(f"the chat template of {self._tokenizer.name_or_path} drops, repeats or moves messages")
+        return [*parts[:-1:2], parts[-1] + self._open]
+
+    def _find_tool_role(self) -> str | None:
+        """None where the template knows `tool: NAME` as it stands, else what it calls a tool, `user` at the worst."""
+        talk = [Message("user", ""), Message("assistant", ""), Message("tool: x", "")]
+        for role in (None, "tool", "user"):
+            self._tool_role = role
+            try:
+                self._frame(talk)
+            except RendererError as error:
+                last = error
+            else:
+                return role
+        raise RendererError(f"{last}: it cannot carry a conversation with a tool's output") from last
+
+    def _encode(self, frame: Sequence[str], contents: Sequence[Message]) -> tuple[int, ...]:
+        tokens = self._template(frame[0])
+        for text, message in zip(frame[1:], contents, strict=True):
+            tokens += self.content(message.content) + self._template(text)
+        return tuple(tokens)
+
+    def _template(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"])
+
+
+def _stop_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The end-of-turn token; a template may end turns with another token than the one that ends texts."""
+    return () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)

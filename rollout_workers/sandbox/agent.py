@@ -1,0 +1,427 @@
+"""The inside of a sandbox: process 1 of its pid namespace, handed in as source to `python3 -I -S -c`.
+
+    host --frame--> receive --> exec | read | write, each in a confined child --> kill all --> send --frame--> host
+
+A frame is two big-endian uint32 (header length, body length), a JSON header, raw bytes. One request, one reply.
+Everything that touches what commands can touch runs in a forked child under the commands' own uid and limits; the
+agent itself only moves bytes, kills and reaps. As process 1 it cannot be signalled from inside, inherits every orphan,
+and takes the whole namespace with it when it exits, which it does as soon as the host hangs up.
+Standard library only; Python 3.8 or later, because images bring their own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import resource
+import select
+import signal
+import stat
+import struct
+import time
+from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+FRAME = struct.Struct("!II")
+HOST_IN, HOST_OUT = 0, 1
+WORK = "/work"
+CHUNK = 1 << 18
+SWEEP_SECONDS = 5.0
+FILE_SECONDS = 20.0
+UNCONFINED = 125  # a child's exit code when it could not enter its confinement, and so ran nothing
+DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+OWN_ENV = {"HOME": "/tmp", "TMPDIR": "/tmp", "USER": "sandbox", "LOGNAME": "sandbox"}  # noqa: S108
+OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class SurvivorsError(Exception):
+    """Processes that SIGKILL did not end in time."""
+
+
+def take(size: int) -> bytes:
+    """Exactly `size` bytes from the host; exits when it hung up."""
+    buffer = bytearray()
+    while len(buffer) < size:
+        piece = os.read(HOST_IN, min(size - len(buffer), CHUNK))
+        if not piece:
+            os._exit(0)
+        buffer += piece
+    return bytes(buffer)
+
+
+def receive() -> tuple[dict[str, Any], bytes]:
+    """The next request: header and body."""
+    header, body = FRAME.unpack(take(FRAME.size))
+    request: dict[str, Any] = json.loads(take(header))
+    return request, take(body)
+
+
+def send(reply: dict[str, Any], body: bytes) -> None:
+    """One reply."""
+    header = json.dumps(reply).encode()
+    view = memoryview(FRAME.pack(len(header), len(body)) + header + body)
+    while view:
+        view = view[os.write(HOST_OUT, view) :]
+
+
+# --- confinement ------------------------------------------------------------------------------------------------
+
+
+def must(result: int, what: str) -> None:
+    """Raise OSError if a C function failed."""
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def harden(program: bytes) -> None:
+    """Give up for good what neither the agent nor its children need; `program` is a seccomp filter in BPF."""
+    must(libc.prctl(4, 0, 0, 0, 0), "PR_SET_DUMPABLE")  # /proc/1 belongs to root, and nobody may trace us
+    must(libc.prctl(38, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+    keep = (1 << 5 | 1 << 6 | 1 << 7) if os.getuid() == 0 else 0  # CAP_KILL, CAP_SETGID, CAP_SETUID
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)(keep, keep, 0, 0, 0, 0)
+    must(libc.capset(header, sets), "capset")
+    code = ctypes.create_string_buffer(program, len(program))
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
+
+    filter_ = Program(len(program) // 8, ctypes.addressof(code))
+    must(libc.prctl(22, 2, ctypes.byref(filter_), 0, 0), "PR_SET_SECCOMP")
+
+
+class Confinement:
+    """What every child enters before it touches anything: `uid` (None keeps the agent's own) and `limits`."""
+
+    def __init__(self, uid: int | None, limits: dict[str, list[int]]) -> None:
+        self.uid = uid
+        self.limits = {getattr(resource, name): (soft, hard) for name, (soft, hard) in limits.items()}
+
+    def enter(self) -> None:
+        """Own session, killed first when memory runs out, limited, unprivileged. Raises OSError, ValueError."""
+        os.setsid()
+        must(libc.prctl(4, 1, 0, 0, 0), "PR_SET_DUMPABLE")  # or the next file is not ours to write
+        with open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")
+        for name, pair in self.limits.items():
+            resource.setrlimit(name, pair)
+        if self.uid is not None:
+            os.setgroups([])
+            os.setresgid(self.uid, self.uid, self.uid)
+            os.setresuid(self.uid, self.uid, self.uid)
+        os.umask(0o022)
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would pass that on
+            signal.signal(ignored, signal.SIG_DFL)
+
+
+# --- running a child --------------------------------------------------------------------------------------------
+
+
+class Stream:
+    """One output of a child: its first `limit` bytes are kept, the rest is read and thrown away."""
+
+    def __init__(self, fd: int, limit: int) -> None:
+        os.set_blocking(fd, False)
+        self.fd, self.limit, self.kept, self.truncated = fd, limit, bytearray(), False
+
+    def drain(self) -> bool:
+        """Read once; False at the end of the stream."""
+        try:
+            piece = os.read(self.fd, CHUNK)
+        except BlockingIOError:
+            return True
+        room = self.limit - len(self.kept)
+        self.kept += piece[:room]
+        self.truncated |= len(piece) > room
+        return bool(piece)
+
+    def finish(self) -> None:
+        """Take what is left once every writer is dead: at most one pipe full."""
+        while True:
+            before = len(self.kept), self.truncated
+            if not self.drain() or (len(self.kept), self.truncated) == before or self.truncated:
+                break
+        os.close(self.fd)
+
+
+class Runner:
+    """Runs one child at a time and leaves no process behind."""
+
+    def __init__(self, confinement: Confinement) -> None:
+        self.confinement = confinement
+        self.alone = False
+        self.wake, wake_in = os.pipe()
+        os.set_blocking(self.wake, False)
+        os.set_blocking(wake_in, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
+
+    def run(
+        self, body: Callable[[], int], stdin: bytes, timeout: float, limit: int
+    ) -> tuple[dict[str, Any], bytes, bytes]:
+        """Fork, confine, call `body` (its result is the exit code), wait, kill all. Raises OSError, SurvivorsError."""
+        pipes = [os.pipe() for _ in range(3)]
+        killed = oom_kills()
+        pid = os.fork()
+        if pid == 0:
+            self.child(body, pipes[0][0], pipes[1][1], pipes[2][1])
+        for fd in (pipes[0][0], pipes[1][1], pipes[2][1]):
+            os.close(fd)
+        out, err = Stream(pipes[1][0], limit), Stream(pipes[2][0], limit)
+        status = self.attend(pid, pipes[0][1], stdin, (out, err), time.monotonic() + timeout)
+        self.sweep()
+        out.finish()
+        err.finish()
+        reply = {
+            "status": 0 if status is None else code_of(status),
+            "timed_out": status is None,
+            "truncated": out.truncated or err.truncated,
+            "oom": oom_kills() > killed,
+            "stdout": len(out.kept),
+        }
+        return reply, bytes(out.kept), bytes(err.kept)
+
+    def child(self, body: Callable[[], int], stdin: int, stdout: int, stderr: int) -> NoReturn:
+        """The forked side; never returns."""
+        code = UNCONFINED
+        try:
+            for target, source in enumerate((stdin, stdout, stderr)):
+                os.dup2(source, target)
+            self.confinement.enter()
+            code = body()
+        finally:
+            os._exit(code)
+
+    def attend(self, pid: int, stdin: int, data: bytes, streams: tuple[Stream, ...], deadline: float) -> int | None:
+        """Feed and drain until the child has ended (its wait status) or the deadline is over (None)."""
+        by_fd = {stream.fd: stream for stream in streams}
+        poll = select.poll()
+        poll.register(HOST_IN, 0)  # reports a hang-up only
+        poll.register(self.wake, select.POLLIN)
+        for fd in by_fd:
+            poll.register(fd, select.POLLIN)
+        os.set_blocking(stdin, False)
+        feed: memoryview | None = memoryview(data)
+        status: int | None = None
+        while status is None and (left := deadline - time.monotonic()) > 0:
+            if feed is not None:
+                feed = write_some(stdin, feed)
+                if feed is None:
+                    os.close(stdin)
+                else:
+                    poll.register(stdin, select.POLLOUT)
+            for fd, _ in poll.poll(left * 1000 + 1):
+                if fd == HOST_IN:
+                    os._exit(0)
+                elif fd == self.wake:
+                    status = self.reap().get(pid)
+                elif fd in by_fd and not by_fd[fd].drain():
+                    poll.unregister(fd)
+            if feed is not None:
+                poll.unregister(stdin)
+        if feed is not None:
+            os.close(stdin)
+        return status
+
+    def reap(self) -> dict[int, int]:
+        """Wait statuses of every process that has ended, orphans of the commands among them."""
+        try:
+            while os.read(self.wake, 4096):
+                pass
+        except BlockingIOError:
+            pass
+        found: dict[int, int] = {}
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return found
+                found[pid] = status
+        except ChildProcessError:
+            self.alone = True
+            return found
+
+    def sweep(self) -> None:
+        """Kill every process of the namespace but this one, and reap them. Raises SurvivorsError."""
+        poll = select.poll()
+        poll.register(self.wake, select.POLLIN)
+        deadline = time.monotonic() + SWEEP_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)  # the kernel holds off forks meanwhile: no bomb outruns it
+            self.alone = False
+            self.reap()
+            if self.alone:  # nobody left to wait for: process 1 is the parent of every orphan
+                return
+            poll.poll(20)
+        raise SurvivorsError(f"processes outlived SIGKILL by {SWEEP_SECONDS:g} s")
+
+
+def write_some(fd: int, data: memoryview) -> memoryview | None:
+    """What is still to be written, None when all is or nobody reads."""
+    try:
+        data = data[os.write(fd, data) :] if data else data
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return None
+    return data or None
+
+
+def code_of(status: int) -> int:
+    """An exit code, or -N after signal N, of a wait status."""
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def oom_kills() -> int:
+    """Processes of this sandbox killed for memory, where its control group can be seen from inside."""
+    for path in OOM_COUNTERS:
+        try:
+            with open(path) as file:
+                return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+        except OSError:
+            continue
+    return 0
+
+
+# --- what children do -------------------------------------------------------------------------------------------
+
+
+def execute(argv: list[str], cwd: str, env: dict[str, str]) -> int:
+    """Become the command; 127 and 126 as a shell has them when that fails."""
+    try:
+        os.chdir(os.path.join(WORK, cwd))
+        os.execve(program_of(argv[0], env["PATH"]), argv, env)  # noqa: S606 - a shell only where one was asked for
+    except OSError as error:
+        os.write(2, f"{error.filename or argv[0]}: {error.strerror}\n".encode())
+        return 127 if error.errno == errno.ENOENT else 126
+
+
+def program_of(name: str, path: str) -> str:
+    """Where a program lies; what `os.execvpe` does, without the module it would import in every child."""
+    if "/" in name:
+        return name
+    for folder in path.split(":"):
+        found = os.path.join(folder, name)
+        if os.path.isfile(found) and os.access(found, os.X_OK):
+            return found
+    raise FileNotFoundError(errno.ENOENT, "command not found", name)
+
+
+def parent_of(path: str, create: bool) -> tuple[int, str]:
+    """Descriptor of the directory that `path` lies in, and the last name. Symbolic links are not followed."""
+    *parents, name = path.split("/")
+    here = os.open(WORK, os.O_RDONLY | os.O_DIRECTORY)
+    for part in parents:
+        if create:
+            with suppress(FileExistsError):
+                os.mkdir(part, 0o755, dir_fd=here)
+        here = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+    return here, name
+
+
+def read_file(path: str, limit: int) -> int:
+    """Copy a regular file to standard output; 0 or an errno (EINVAL: not regular, EFBIG: over `limit`)."""
+    try:
+        here, name = parent_of(path, create=False)
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=here)
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            return errno.EINVAL
+        if info.st_size > limit:
+            return errno.EFBIG
+        while piece := os.read(fd, CHUNK):
+            write_all(1, piece)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def write_files(files: list[tuple[str, int]], body: bytes) -> int:
+    """Create or replace files, their contents one after the other in `body`; 0 or an errno."""
+    start = 0
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for path, size in files:
+            here, name = parent_of(path, create=True)
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=here)
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=here)
+            write_all(fd, body[start : start + size])
+            os.close(fd)
+            start += size
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write, whatever it takes. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------
+
+
+def begin(request: dict[str, Any], program: bytes) -> Runner:
+    """Own the working directory, harden, and know the children's confinement. Raises OSError."""
+    uid: int | None = request["uid"]
+    if uid is not None and os.stat(WORK).st_uid != uid:
+        os.chown(WORK, uid, uid)
+    harden(program)
+    return Runner(Confinement(uid, request["limits"]))
+
+
+def serve(runner: Runner, request: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+    """Do one request. Raises OSError, SurvivorsError."""
+    op = request["op"]
+    if op == "exec":
+        env = {**DEFAULT_ENV, **os.environ, **OWN_ENV, **request["env"]}
+        argv, cwd = request["argv"], request["cwd"]
+        job = body, request["timeout"], request["limit"]
+        reply, out, err = runner.run(lambda: execute(argv, cwd, env), *job)
+        return reply, out + err
+    if op == "read":
+        path, limit = request["path"], request["limit"]
+        reply, out, _ = runner.run(lambda: read_file(path, limit), b"", FILE_SECONDS, limit)
+        return reply, out
+    files = request["files"]
+    reply, _, _ = runner.run(lambda: write_files(files, body), b"", FILE_SECONDS, 0)
+    return reply, b""
+
+
+def main() -> NoReturn:
+    """Serve until the host hangs up."""
+    if os.getpid() != 1:
+        raise SystemExit(
+            "the agent kills every process it can see: it runs as process 1 of its own namespace or not at all"
+        )
+    os.closerange(3, 1024)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # process 1 is deaf to signals that it does not handle
+    runner: Runner | None = None
+    reply: dict[str, Any]
+    while True:
+        request, body = receive()
+        try:
+            if runner is None:
+                runner, reply, out = begin(request, body), {}, b""
+            else:
+                reply, out = serve(runner, request, body)
+        except (OSError, SurvivorsError) as error:
+            reply, out = {"error": f"{type(error).__name__}: {error}"}, b""
+        send({"id": request["id"], **reply}, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The sandbox that callers see, whatever its walls are made of."""
+
+import asyncio
+import errno
+import itertools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
+
+from rollout_workers.sandbox import filter as seccomp
+from rollout_workers.sandbox.channel import Channel, ChannelClosedError, ChannelNonsenseError, Reply
+from verifiers.sandbox import ExecResult, SandboxError, SandboxKilled, SandboxSpec, SandboxUnavailable
+
+START_SECONDS: Final = 30.0
+GRACE_SECONDS: Final = 15.0
+"""How much later than a command's own timeout the host gives up on the agent; more than its sweep takes."""
+MAX_SECONDS: Final = 86_400.0
+FILE_SECONDS: Final = 20.0 + GRACE_SECONDS
+OPEN_FILES: Final = 512
+FIRST_UID: Final = 2_000_000
+DEFAULT: Final = SandboxSpec()
+ADDRESS_SPACE: Final = 4
+"""Where a control group holds the memory, address space may be this many times larger: much is reserved, never used."""
+
+_numbers = itertools.count()
+
+
+class Probe(NamedTuple):
+    """Whether a back end works here, in a sentence: how well, or what to do about it."""
+
+    ok: bool
+    why: str
+
+
+class Disk(NamedTuple):
+    """How `SandboxSpec.disk_bytes` is shared out, in bytes: `work` and `tmp` add up to it, `shm` comes on top."""
+
+    work: int
+    tmp: int
+    shm: int
+
+    @classmethod
+    def of(cls, spec: SandboxSpec) -> "Disk":
+        """Three quarters to the working directory, the rest to /tmp; all of it lies in memory and counts there too."""
+        tmp = spec.disk_bytes // 4
+        return cls(spec.disk_bytes - tmp, tmp, max(spec.disk_bytes // 8, 1 << 20))
+
+
+class Walls(Protocol):
+    """What a back end knows of a sandbox from outside of it."""
+
+    def oom_kills(self) -> int:
+        """Processes killed for memory so far; 0 where only the agent can tell."""
+        ...
+
+    async def cause(self) -> str | None:
+        """What its commands did to it, if the evidence outside says that they ended it. Does not raise."""
+        ...
+
+
+class Box:
+    """A sandbox behind an agent. Implements `verifiers.sandbox.Sandbox`; commands queue, one runs at a time.
+
+    Cancelling a call in the middle ends the sandbox: nothing of the command goes on, and no later call can succeed.
+    """
+
+    def __init__(self, channel: Channel, walls: Walls) -> None:
+        self._channel, self._walls = channel, walls
+        self._lock = asyncio.Lock()
+        self._dead: SandboxError | None = None
+
+    @classmethod
+    async def begin(cls, channel: Channel, walls: Walls, spec: SandboxSpec, *, uid: int | None, memory: int) -> "Box":
+        """Shake hands, confine, put `spec.files` in place. `memory`: address space of a process, in bytes.
+
+        Raises SandboxUnavailable, and ValueError for files that cannot be.
+        """
+        box = cls(channel, walls)
+        request = {"op": "begin", "uid": uid, "limits": rlimits(spec, memory)}
+        try:
+            await box._call(request, seccomp.program(), reply_limit=0, timeout=START_SECONDS)
+            await box._write(spec.files)
+        except SandboxKilled as error:  # no command has run yet: whatever it was, it was not theirs
+            raise SandboxUnavailable(f"the sandbox did not start: {error}") from error
+        return box
+
+    async def exec(
+        self,
+        argv: Sequence[str] | str,
+        *,
+        stdin: bytes = b"",
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        timeout: float = 10.0,
+        output_limit: int = 1 << 16,
+    ) -> ExecResult:
+        """See `verifiers.sandbox.Sandbox.exec`. Raises ValueError for what cannot be run."""
+        if not 0 < timeout <= MAX_SECONDS or output_limit < 0:
+            raise ValueError(
+                f"timeout {timeout} and output limit {output_limit}: 0 to {MAX_SECONDS:g} seconds, and >= 0"
+            )
+        words = ["/bin/sh", "-c", argv] if isinstance(argv, str) else list(argv)
+        variables = dict(env or {})
+        if not words or any("\0" in text for text in (*words, cwd, *variables, *variables.values())):
+            raise ValueError("a command needs at least one word, and no NUL byte in it, its cwd or its environment")
+        request = {"op": "exec", "argv": words, "cwd": cwd, "env": variables, "timeout": timeout, "limit": output_limit}
+        async with self._lock:
+            killed = self._walls.oom_kills()
+            reply, body = await self._call(
+                request, stdin, reply_limit=2 * output_limit, timeout=timeout + GRACE_SECONDS
+            )
+            oom = reply.oom or self._walls.oom_kills() > killed
+        code = None if reply.timed_out else reply.status
+        out, err = body[: reply.stdout], body[reply.stdout :]
+        return ExecResult(out, err, code, reply.truncated, reply.timed_out, oom)
+
+    async def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
+        """See `verifiers.sandbox.Sandbox.read`. No symbolic link is followed: ValueError."""
+        request = {"op": "read", "path": inside(path), "limit": limit}
+        async with self._lock:
+            reply, body = await self._call(request, reply_limit=limit, timeout=FILE_SECONDS)
+        if reply.truncated:
+            raise ValueError(f"{path} is larger than {limit} bytes")
+        _check(reply, path, f"larger than {limit} bytes")
+        return body
+
+    async def write(self, path: str, data: bytes) -> None:
+        """See `verifiers.sandbox.Sandbox.write`. What stands there is replaced; a symbolic link is not followed."""
+        async with self._lock:
+            await self._write({path: data})
+
+    async def _write(self, files: Mapping[str, bytes]) -> None:
+        request = {"op": "write", "files": [(inside(path), len(data)) for path, data in files.items()]}
+        reply, _ = await self._call(request, b"".join(files.values()), reply_limit=0, timeout=FILE_SECONDS)
+        _check(reply, ", ".join(files), "more than the sandbox's disk holds")
+
+    async def _call(
+        self, request: Mapping[str, Any], body: bytes = b"", *, reply_limit: int, timeout: float
+    ) -> tuple[Reply, bytes]:
+        """Ask the agent. Raises SandboxKilled, SandboxUnavailable, and goes on raising it: a sandbox dies once."""
+        if self._dead is not None:
+            raise self._dead
+        try:
+            reply, data = await self._channel.call(request, body, reply_limit=reply_limit, timeout=timeout)
+        except asyncio.CancelledError:
+            self._dead = SandboxUnavailable("the sandbox was ended by the cancellation of a call")
+            self._channel.close()
+            raise
+        except ChannelNonsenseError as error:
+            await self._die(str(error), tampered=True)
+        except (ChannelClosedError, TimeoutError) as error:
+            await self._die(str(error) or f"the agent did not answer within {timeout:g} s", tampered=False)
+        if reply.error:
+            await self._die(reply.error, tampered=reply.error.startswith("SurvivorsError"))
+        return reply, data
+
+    async def _die(self, symptom: str, *, tampered: bool) -> NoReturn:
+        """Hang up, ask the walls whose doing it was, and raise that."""
+        self._channel.close()
+        cause = symptom if tampered else await self._walls.cause()
+        self._dead = SandboxUnavailable(symptom) if cause is None else SandboxKilled(cause)
+        raise self._dead
+
+
+@cache
+def agent_source() -> str:
+    """The agent, as text to hand in."""
+    return resources.files("rollout_workers.sandbox").joinpath("agent.py").read_text()
+
+
+def check(spec: SandboxSpec) -> None:
+    """Raises ValueError for what no sandbox can be made with."""
+    for name, least in (("memory_bytes", 32 << 20), ("disk_bytes", 1 << 20), ("pids", 1), ("cpu_seconds", 0.001)):
+        if getattr(spec, name) < least:
+            raise ValueError(f"SandboxSpec.{name} is {getattr(spec, name)}; it must be at least {least}")
+    for path in spec.files:
+        inside(path)
+
+
+def own_uid() -> int:
+    """A uid that no other living sandbox of this host has, so that RLIMIT_NPROC counts one sandbox alone."""
+    return FIRST_UID + (os.getpid() % (1 << 18)) * (1 << 12) + next(_numbers) % (1 << 12)
+
+
+def rlimits(spec: SandboxSpec, memory: int) -> dict[str, tuple[int, int]]:
+    """Soft and hard limits of every process of the commands, by their names in `resource`."""
+    seconds = math.ceil(spec.cpu_seconds)
+    return {
+        "RLIMIT_CPU": (seconds, seconds + 1),  # SIGXCPU, then SIGKILL
+        "RLIMIT_AS": (memory, memory),
+        "RLIMIT_FSIZE": (spec.disk_bytes, spec.disk_bytes),
+        "RLIMIT_NOFILE": (OPEN_FILES, OPEN_FILES),
+        "RLIMIT_NPROC": (spec.pids, spec.pids),
+        "RLIMIT_CORE": (0, 0),
+    }
+
+
+def inside(path: str) -> str:
+    """A relative path that stays below the working directory, normalised. Raises ValueError."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if path.startswith("/") or ".." in parts or "\0" in path or not parts:
+        raise ValueError(f"{path!r} does not name a file below the working directory")
+    return "/".join(parts)
+
+
+def _check(reply: Reply, path: str, too_large: str) -> None:
+    """Turn the errno of a file operation into the contract's errors."""
+    match reply.status:
+        case 0 if not reply.timed_out:
+            return
+        case errno.ENOENT:
+            raise FileNotFoundError(f"{path} is not in the sandbox")
+        case errno.EFBIG | errno.ENOSPC:
+            raise ValueError(f"{path} is {too_large}")
+        case errno.ELOOP | errno.ENOTDIR | errno.EINVAL | errno.EISDIR:
+            raise ValueError(f"{path} is no regular file, or a symbolic link is in its path")
+        case code if 0 < code < 125 and not reply.timed_out:
+            raise ValueError(f"{path}: {os.strerror(code)}")
+    raise SandboxUnavailable(f"the file operation on {path} did not finish (status {reply.status})")

@@ -1,0 +1,307 @@
+"""Walls of a container engine. The only module that knows the docker SDK, which is imported when it is first needed.
+
+    host --attached socket: frames inside the engine's stream headers--> agent (process 1 of the container)
+
+The agent is root in there with CAP_SETUID, CAP_SETGID and CAP_KILL alone; commands run under another uid, without any.
+"""
+
+import asyncio
+import itertools
+import os
+import secrets
+import socket
+import ssl
+import struct
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+from rollout_workers.sandbox.box import (
+    ADDRESS_SPACE,
+    DEFAULT,
+    OPEN_FILES,
+    Box,
+    Disk,
+    Probe,
+    agent_source,
+    check,
+    own_uid,
+)
+from rollout_workers.sandbox.channel import Channel, ChannelNonsenseError, finish
+from verifiers.sandbox import Sandbox, SandboxError, SandboxSpec, SandboxUnavailable
+
+BASE_IMAGE: Final = "cwm-rl-base:local"
+INSTALL: Final = "install and start a container engine (Debian, Ubuntu: apt-get install docker.io)"
+CALL_SECONDS: Final = 30
+END_SECONDS: Final = 3
+OWN_PROCESSES: Final = 1
+BYTES_PER_INODE: Final = 4096
+STREAM: Final = struct.Struct("!BxxxI")
+STREAM_LIMIT: Final = 1 << 20
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Docker:
+    """Implements `verifiers.sandbox.Sandboxes`."""
+
+    client: Any
+    """A docker.APIClient; its calls block, and run in threads."""
+    image: str = BASE_IMAGE
+    """Where a spec names none. Any image with `python3` 3.8 or later on its PATH will do."""
+    runtime: str | None = None
+    """The engine's own default, or a name it knows, such as `runsc` (gVisor)."""
+    cpus: float = 1.0
+    run: str = ""
+    """Label of the run that the containers belong to."""
+    max_seconds: float = 3600.0
+    """No container is meant to live longer; `sweep` removes it then, whoever owns it."""
+
+    @asynccontextmanager
+    async def open(self, spec: SandboxSpec = DEFAULT) -> AsyncIterator[Sandbox]:
+        """See `verifiers.sandbox.Sandboxes.open`. Raises ValueError for a spec that cannot be."""
+        check(spec)
+        uid = own_uid()
+        async with self._container(spec, uid) as container:
+            await call(container.start)  # attached first, so that no byte can be missed
+            async with Channel.over(container.take(), Demultiplexed) as channel:
+                box = await Box.begin(channel, container, spec, uid=uid, memory=spec.memory_bytes * ADDRESS_SPACE)
+                yield box
+
+    @asynccontextmanager
+    async def _container(self, spec: SandboxSpec, uid: int) -> AsyncIterator["Container"]:
+        """A container that is gone on leaving, even if its creation was cancelled half way."""
+        container = Container(self.client, f"cwm-rl-{os.getpid()}-{next(_numbers)}-{secrets.token_hex(4)}")
+        try:
+            await call(self._create, container.name, spec, uid)
+            yield container
+        finally:
+            await finish(container.remove())
+
+    def _create(self, name: str, spec: SandboxSpec, uid: int) -> None:
+        """Everything that is taken from the container is taken here."""
+        disk = Disk.of(spec)
+        limits = [
+            {"Name": "core", "Soft": 0, "Hard": 0},
+            {"Name": "nofile", "Soft": OPEN_FILES * 2, "Hard": OPEN_FILES * 2},
+        ]
+        host = self.client.create_host_config(
+            network_mode="none",
+            ipc_mode="private",
+            cap_drop=["ALL"],
+            cap_add=["SETUID", "SETGID", "KILL"],
+            security_opt=["no-new-privileges"],
+            read_only=True,
+            tmpfs={"/work": _tmpfs(disk.work, f"mode=0755,uid={uid},gid={uid}"), "/tmp": _tmpfs(disk.tmp, "mode=1777")},  # noqa: S108
+            shm_size=disk.shm,
+            mem_limit=spec.memory_bytes,
+            memswap_limit=spec.memory_bytes,
+            pids_limit=spec.pids + OWN_PROCESSES,
+            nano_cpus=int(self.cpus * 1e9),
+            ulimits=limits,
+            log_config={"Type": "none", "Config": {}},
+            runtime=self.runtime,
+        )
+        self.client.create_container(
+            spec.image or self.image,
+            name=name,
+            entrypoint=["python3", "-I", "-S", "-c", agent_source()],
+            command=[],
+            user="0:0",
+            working_dir="/work",
+            stdin_open=True,
+            network_disabled=True,
+            labels=labels(self.run, time.time() + self.max_seconds),
+            host_config=host,
+        )
+
+    def sweep(self) -> int:
+        """Remove containers whose owner died or whose deadline is over; how many. Blocks. Raises SandboxUnavailable."""
+        gone = 0
+        for found in _guarded(self.client.containers, all=True, filters={"label": "cwm-rl.owner"}):
+            marks = found["Labels"]
+            owned_here = marks.get("cwm-rl.host") == _host()
+            orphan = owned_here and not Path("/proc", marks["cwm-rl.owner"]).exists()
+            if orphan or float(marks.get("cwm-rl.deadline", "inf")) < time.time():
+                _remove(self.client, found["Id"])
+                gone += 1
+        return gone
+
+
+class Container:
+    """What the engine knows of one sandbox. Implements `box.Walls`."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self.client, self.name = client, name
+        self._sock: socket.socket | None = None
+
+    def start(self) -> None:
+        """Attach, then start. Blocks. Keeps the socket until it is taken: a cancelled caller loses none."""
+        self._sock = _attach(self.client, self.name)
+        self.client.start(self.name)
+
+    def take(self) -> socket.socket:
+        """The attached socket; the caller closes it."""
+        sock, self._sock = self._sock, None
+        assert sock is not None  # noqa: S101 - start() has returned
+        return sock
+
+    def oom_kills(self) -> int:
+        """The agent sees its own control group and reports."""
+        return 0
+
+    async def cause(self) -> str | None:
+        """The engine's word on how it ended."""
+        try:
+            with suppress(SandboxUnavailable):
+                await call(self.client.wait, self.name, timeout=END_SECONDS)
+            state = (await call(self.client.inspect_container, self.name))["State"]
+        except SandboxUnavailable:
+            return None  # an engine that does not answer is no evidence
+        return "out of memory: the engine saw its container killed for it" if state["OOMKilled"] else None
+
+    async def remove(self) -> None:
+        """Kill and remove it; it may never have been. Raises SandboxUnavailable."""
+        if self._sock is not None:
+            self._sock.close()
+        await call(_remove, self.client, self.name)
+
+
+class Demultiplexed:
+    """Takes the agent's frames out of the engine's stream: each piece has a header (which stream, length)."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader, self._buffer = reader, bytearray()
+
+    async def readexactly(self, n: int) -> bytes:
+        """`n` bytes of standard output. Raises ChannelNonsenseError, asyncio.IncompleteReadError, OSError."""
+        while len(self._buffer) < n:
+            stream, size = STREAM.unpack(await self._reader.readexactly(STREAM.size))
+            if stream > 2 or size > STREAM_LIMIT:
+                raise ChannelNonsenseError(f"the engine's stream has a piece {stream} of {size} bytes")
+            piece = await self._reader.readexactly(size)
+            if stream == 1:
+                self._buffer += piece
+        taken = bytes(self._buffer[:n])
+        del self._buffer[:n]
+        return taken
+
+
+async def probe(
+    image: str = BASE_IMAGE, *, runtime: str | None = None, cpus: float = 1.0, run: str = ""
+) -> tuple[Probe, Docker | None]:
+    """Open a sandbox and run a command in it; the back end if that worked."""
+    try:
+        client = await asyncio.to_thread(_connect)
+        backend = Docker(client, image, runtime, cpus, run)
+        await asyncio.to_thread(backend.sweep)
+        async with backend.open() as sandbox:
+            result = await sandbox.exec(["true"])
+    except (SandboxError, ValueError) as error:
+        return Probe(False, f"docker does not work here: {error}"), None
+    if result.exit_code != 0:
+        return Probe(False, f"docker runs nothing here: {result.stderr.decode(errors='replace')}"), None
+    return Probe(True, f"docker works, with image {image} and runtime {runtime or 'of its own choice'}"), backend
+
+
+def sweep() -> int:
+    """Remove containers whose owners are gone, and count them; 0 where no engine answers. Blocks for seconds."""
+    try:
+        with closing(_connect()) as client:
+            return Docker(client, BASE_IMAGE, None, 1.0, "").sweep()
+    except SandboxUnavailable:
+        return 0
+
+
+async def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """An SDK call in a thread. It is seen to its end even when cancelled: what it makes must not be lost."""
+    return await finish(asyncio.to_thread(lambda: _guarded(function, *args, **kwargs)))
+
+
+def _guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Name the SDK's errors. Raises SandboxUnavailable."""
+    import docker.errors
+    import requests
+
+    try:
+        return function(*args, **kwargs)
+    except docker.errors.ImageNotFound as error:
+        raise SandboxUnavailable(
+            f"the engine has no such image ({error.explanation}); build or pull it first"
+        ) from error
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise SandboxUnavailable(f"the container engine failed: {error}") from error
+
+
+def _connect() -> Any:
+    """A client of the engine that the environment names, speaking the engine's own version of the API."""
+    import docker
+
+    try:
+        _guarded(_knock, os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+        return _guarded(docker.APIClient, version="auto", timeout=CALL_SECONDS, **docker.utils.kwargs_from_env())
+    except SandboxUnavailable as error:
+        raise SandboxUnavailable(f"no container engine answers ({error.__cause__}): {INSTALL}") from error
+
+
+def _knock(address: str) -> None:
+    """Raises OSError unless something listens at a local address; the SDK would leak its socket finding out."""
+    if address.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(CALL_SECONDS)
+            try:
+                sock.connect(address.removeprefix("unix://"))
+            except OSError as error:
+                raise OSError(f"{address}: {error.strerror}") from error
+
+
+def _attach(client: Any, name: str) -> socket.socket:
+    """Our own descriptor of the attached stream; the SDK's wrappers round it are closed."""
+    wrapped = client.attach_socket(name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+    raw = getattr(wrapped, "_sock", wrapped)
+    if isinstance(raw, ssl.SSLSocket):
+        raise OSError("an engine behind TLS cannot be attached to: use its local socket")
+    sock = socket.socket(fileno=os.dup(raw.fileno()))
+    wrapped._response.close()
+    raw.close()
+    return sock
+
+
+def _remove(client: Any, name: str) -> None:
+    """Kill and remove; no error if it is gone or going. Raises docker.errors.DockerException."""
+    import docker.errors
+
+    try:
+        client.remove_container(name, force=True, v=True)
+    except docker.errors.NotFound:
+        return
+    except docker.errors.APIError as error:
+        if error.status_code != 409:  # somebody else is removing it
+            raise
+
+
+def labels(run: str, deadline: float) -> dict[str, str]:
+    """Who a container belongs to, and until when (seconds since 1970); `sweep` reads it."""
+    return {
+        "cwm-rl.run": run,
+        "cwm-rl.owner": str(os.getpid()),
+        "cwm-rl.host": _host(),
+        "cwm-rl.deadline": f"{deadline:.0f}",
+    }
+
+
+def _host() -> str:
+    """What process ids mean: this boot, this pid namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def _tmpfs(size: int, more: str) -> str:
+    """Mount options: a hard size, and no more inodes than small files could fill it with."""
+    return f"rw,exec,nosuid,nodev,size={size},nr_inodes={max(size // BYTES_PER_INODE, 256)},{more}"

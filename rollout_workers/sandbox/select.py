@@ -1,0 +1,37 @@
+"""Takes the strongest sandbox that works here. Model-written code never runs without one."""
+
+from typing import Literal
+
+from rollout_workers.sandbox import bubblewrap, docker
+from verifiers.sandbox import Sandboxes, SandboxUnavailable
+
+Backend = Literal["auto", "bubblewrap", "docker"]
+
+
+async def choose(
+    backend: Backend = "auto",
+    *,
+    image: str = docker.BASE_IMAGE,
+    runtime: str | None = None,
+    cpus: float = 1.0,
+    run: str = "",
+) -> tuple[Sandboxes, str]:
+    """A back end proven to work, and a sentence on what was taken and why others were not.
+
+    `image`, `runtime`, `cpus` and `run` are for docker alone; see `docker.Docker`. Raises SandboxUnavailable, with
+    what to install.
+    """
+    passed_over: list[str] = []
+    if backend != "bubblewrap":
+        probe, engine = await docker.probe(image, runtime=runtime, cpus=cpus, run=run)
+        if engine is not None:
+            return engine, f"{probe.why}."
+        passed_over.append(probe.why)
+    if backend != "docker":
+        probe, walls = await bubblewrap.probe()
+        if walls is not None:
+            return walls, "; ".join([probe.why, *passed_over]) + "."
+        passed_over.append(probe.why)
+    raise SandboxUnavailable(
+        f"no sandbox ({backend}) works here, and nothing runs without one: {'; '.join(passed_over)}"
+    )

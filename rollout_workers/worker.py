@@ -1,0 +1,163 @@
+"""A rollout worker: one engine, many episodes at once, a mailbox for weights. `rl.cluster` makes it a Ray actor."""
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from rollout_workers.clock import Clock
+from rollout_workers.config import RolloutConfig
+from rollout_workers.engine import Engine, EngineError
+from rollout_workers.episode import run_episode
+from rollout_workers.renderer import Renderer
+from rollout_workers.sandbox.select import choose
+from rollout_workers.trajectory import Episode, EpisodeKey, Failed
+from rollout_workers.weights import WeightsError, WeightsRef
+from verifiers.combine import Combined
+from verifiers.runner import Grader
+from verifiers.task import Task
+from verifiers.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What a worker is started with."""
+
+    run: str
+    model: str
+    dtype: str
+    seed: int
+    config: RolloutConfig
+    recipes: Mapping[str, Mapping[str, float]]
+    """What scores the tasks that name a verifier: verifier -> weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker's state for the report and the status page."""
+
+    pid: int
+    version: int
+    running: int
+    swaps: int
+    seconds: Mapping[str, float]
+    faults: tuple[str, ...]
+
+
+class RolloutWorker:
+    """Samples episodes and grades them; takes the newest weights it has not got, and nobody waits for it."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._setup = setup
+        self._stack = AsyncExitStack()
+        self._clock = Clock()
+        self._graders: dict[str, Grader] = {}
+        self._offered: WeightsRef | None = None
+        self._mail = asyncio.Event()
+        self._faults: list[str] = []
+        self._running = 0
+        self._swaps = 0
+
+    async def start(self) -> str:
+        """Start engine, sandboxes and verifiers; returns which sandbox was taken, in words.
+
+        Raises EngineError, SandboxUnavailable, RendererError, ValueError (an unknown verifier).
+        """
+        setup, config = self._setup, self._setup.config
+        self._renderer = Renderer.load(setup.model, reasoning=config.reasoning)
+        self._sandboxes, chosen = await choose(
+            config.sandbox.backend, image=config.sandbox.image, runtime=config.sandbox.runtime, run=setup.run
+        )
+        for name, weights in setup.recipes.items():
+            grader = Grader(Combined(weights), self._sandboxes, seconds=config.grading_seconds)
+            self._graders[name] = await self._stack.enter_async_context(grader)
+        self._engine = await self._stack.enter_async_context(
+            Engine.start(
+                setup.model,
+                config.engine,
+                dtype=setup.dtype,
+                slots=config.slots,
+                temperature=config.temperature,
+                stop=self._renderer.stop_ids,
+                seed=setup.seed,
+            )
+        )
+        mailbox = asyncio.create_task(self._read_mail(), name="weights mailbox")
+        self._stack.callback(mailbox.cancel)
+        return chosen
+
+    async def stop(self) -> None:
+        """End the engine and everything else."""
+        await self._stack.aclose()
+
+    async def offer(self, ref: WeightsRef) -> None:
+        """Put weights into the mailbox; what lies there and was not taken yet is replaced."""
+        if self._offered is None or ref.version > self._offered.version:
+            self._offered = ref
+            self._mail.set()
+
+    async def sample(self, key: EpisodeKey, task: Task) -> Episode | Failed:
+        """Act one episode. Raises EngineError."""
+        self._running += 1
+        try:
+            result = await run_episode(key, task, self._engine, self._renderer, self._sandboxes)
+        finally:
+            self._running -= 1
+        if isinstance(result, Episode):
+            for cause, seconds in result.seconds.items():
+                self._clock.seconds[cause] += seconds
+        return result
+
+    async def grade(self, task: Task, episode: Episode) -> Verdict:
+        """The verdict on an episode, whoever sampled it."""
+        with self._clock.time("grading"):
+            return await self._graders[task.verifier].grade(task, episode.submission)
+
+    async def status(self) -> WorkerStatus:
+        """The state right now."""
+        return WorkerStatus(
+            os.getpid(),
+            self._engine.version,
+            self._running,
+            self._swaps,
+            dict(self._clock.seconds),
+            tuple(self._faults),
+        )
+
+    async def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
+        """With the three below: vLLM's weight-sync client, for transports that push. Raises EngineError."""
+        await self._engine.connect(info)
+
+    async def start_weight_update(self) -> None:
+        """Pause. Raises EngineError."""
+        await self._engine.begin_update()
+
+    async def update_weights(self, info: dict[str, Any]) -> None:
+        """Receive. Raises EngineError."""
+        with self._clock.time("swapping"):
+            await self._engine.receive(info)
+
+    async def finish_weight_update(self, version: int) -> None:
+        """Go on. Raises EngineError."""
+        await self._engine.end_update(version)
+        self._swaps += 1
+
+    async def _read_mail(self) -> None:
+        while True:
+            await self._mail.wait()
+            self._mail.clear()
+            ref = self._offered
+            if ref is None or ref.version <= self._engine.version:
+                continue
+            try:
+                with self._clock.time("swapping"):
+                    await self._engine.swap(ref)
+            except WeightsError as error:
+                self._faults.append(f"{time.time():.3f} {error}")
+            except EngineError:
+                return  # every later `sample` raises it, and the driver starts another worker
+            else:
+                self._swaps += 1

@@ -1,0 +1,91 @@
+"""Real runs as a user starts them: the command line in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = "deploy/configs/nano.toml"
+
+
+class Command:
+    """A running `cwm-rl`, whose output goes to a file."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, text: str, seconds: float = 180) -> None:
+        """Until `text` was printed; fails with the whole output if the process ends or the time is over first."""
+        deadline = time.monotonic() + seconds
+        while text not in self.output:
+            assert self.process.poll() is None, f"ended before it printed '{text}':\n{self.output}"
+            assert time.monotonic() < deadline, f"did not print '{text}' in {seconds} s:\n{self.output}"
+            time.sleep(0.1)
+
+    def finish(self, seconds: float = 240) -> int:
+        """The exit code."""
+        return self.process.wait(seconds)
+
+    def tree(self) -> list[psutil.Process]:
+        """The process and all below it."""
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+    def find(self, title: str) -> psutil.Process:
+        """The process below it whose title begins with `title`, such as `ray::Learner`."""
+        return next(process for process in self.tree() if " ".join(process.cmdline()).startswith(title))
+
+
+@contextmanager
+def cwm_rl(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Command]:
+    """Start a command; whatever is left of it at the end is killed."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rl.cli", *arguments],
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | (env or {}),
+        )
+    command = Command(process, log)
+    try:
+        yield command
+    finally:
+        if process.poll() is None:
+            for one in command.tree():
+                one.send_signal(signal.SIGKILL)
+        process.wait(10)
+
+
+def gone(processes: list[psutil.Process], seconds: float = 30) -> list[psutil.Process]:
+    """Those that still live after at most `seconds`; what only waits to be reaped by its parent is gone."""
+    deadline = time.monotonic() + seconds
+    while (alive := [p for p in processes if _lives(p)]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return alive
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def report_of(directory: Path) -> dict[str, Any]:
+    """The report of a finished run."""
+    return dict(json.loads((directory / "report.json").read_text()))

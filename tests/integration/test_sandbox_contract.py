@@ -1,0 +1,297 @@
+"""What `verifiers.sandbox` promises, kept by every back end that works here."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from rollout_workers.sandbox import bubblewrap, docker
+from rollout_workers.sandbox.select import choose
+from verifiers.sandbox import Sandboxes, SandboxKilled, SandboxSpec, SandboxUnavailable
+
+ROOT = Path(__file__).parents[2]
+LIBC_SIGNALS = 0b11 << 31
+"""32 and 33, glibc's own: make leaves them ignored in what it starts, and glibc lets nobody undo that."""
+
+
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=[
+        pytest.param("bubblewrap", marks=pytest.mark.required),
+        pytest.param("docker", marks=[pytest.mark.slow, pytest.mark.required]),
+    ],
+)
+async def sandboxes(request: pytest.FixtureRequest) -> Sandboxes:
+    probe, backend = await (bubblewrap.probe() if request.param == "bubblewrap" else docker.probe())
+    if backend is None:
+        pytest.skip(probe.why)
+    return backend
+
+
+def processes_with(word: str) -> list[int]:
+    """Processes of this host, sandboxes included, that have `word` in their command line."""
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if any(word in arg for arg in p.info["cmdline"] or [])]
+
+
+def leftovers(backend: Sandboxes, owner: int = os.getpid()) -> list[object]:
+    """Control groups and containers of `owner`, and processes of ours."""
+    mark = f"cwm-rl-{owner}-"
+    groups = [*Path("/sys/fs/cgroup").glob(f"{mark}*"), *Path("/sys/fs/cgroup").glob(f"*/{mark}*")]
+    children = psutil.Process().children(recursive=True)
+    containers: list[object] = []
+    if isinstance(backend, docker.Docker):
+        containers = backend.client.containers(all=True, filters={"label": f"cwm-rl.owner={owner}"})
+    return [*groups, *children, *containers]
+
+
+async def test_output_exit_code_and_stdin(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as box:
+        result = await box.exec(["cat"], stdin=b"bytes\0\xff")
+        assert (result.stdout, result.stderr, result.exit_code) == (b"bytes\0\xff", b"", 0)
+        result = await box.exec("echo out; echo err >&2; exit 7")
+        assert (result.stdout, result.stderr, result.exit_code) == (b"out\n", b"err\n", 7)
+        assert not (result.truncated or result.timed_out or result.oom)
+
+
+async def test_large_stdin_is_fed_while_output_is_drained(sandboxes: Sandboxes) -> None:
+    data = os.urandom(3 << 20)
+    async with sandboxes.open() as box:
+        assert (await box.exec(["cat"], stdin=data, output_limit=4 << 20)).stdout == data
+        assert (await box.exec(["true"], stdin=data)).exit_code == 0  # nobody reads it
+
+
+async def test_signals_and_commands_that_are_none(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as box:
+        assert (await box.exec("kill -SEGV $$")).exit_code == -signal.SIGSEGV
+        assert (await box.exec(["no-such-program"])).exit_code == 127
+        assert (await box.exec(["/work"])).exit_code == 126
+        assert (await box.exec(["true"], cwd="nowhere")).exit_code == 127
+        with pytest.raises(ValueError, match="NUL"):
+            await box.exec(["echo", "a\0b"])
+        with pytest.raises(ValueError, match="at least one word"):
+            await box.exec([])
+        for bad in ({"timeout": 0}, {"timeout": float("inf")}, {"timeout": float("nan")}, {"output_limit": -1}):
+            with pytest.raises(ValueError, match="seconds"):
+                await box.exec(["true"], **bad)
+
+
+async def test_signal_dispositions_are_the_default_ones(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as box:
+        result = await box.exec("grep SigIgn /proc/self/status; yes | head -1")
+    _, ignored, line = result.stdout.split()
+    assert (int(ignored, 16) & ~LIBC_SIGNALS, line) == (0, b"y")
+
+
+async def test_environment_is_clean_and_can_be_added_to(sandboxes: Sandboxes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CWM_RL_HOST_SECRET", "hunter2")
+    async with sandboxes.open() as box:
+        result = await box.exec('env; echo "$GREETING"; echo ~; pwd', env={"GREETING": "hello"})
+    assert b"hunter2" not in result.stdout
+    assert result.stdout.endswith(b"hello\n/tmp\n/work\n")
+
+
+async def test_files_stay_between_commands_and_processes_do_not(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open(SandboxSpec(files={"pkg/mod.py": b"X = 41\n"})) as box:
+        assert (await box.exec("echo $((40 + 2)) > answer; sleep 1000 & true")).exit_code == 0
+        result = await box.exec(["python3", "-c", "import pkg.mod; print(pkg.mod.X, open('answer').read())"])
+        assert result.stdout == b"41 42\n\n"
+        assert b"sleep" not in (await box.exec("cat /proc/[0-9]*/cmdline")).stdout
+
+
+async def test_read_and_write(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as box:
+        await box.write("a/b/c.bin", b"\0" * 100_000)
+        assert await box.read("a/b/c.bin") == b"\0" * 100_000
+        await box.write("a/b/c.bin", b"short")
+        assert await box.read("./a//b/c.bin") == b"short"
+        assert (await box.exec("cat a/b/c.bin; umask 077; echo private > secret")).stdout == b"short"
+        assert await box.read("secret") == b"private\n"
+        with pytest.raises(ValueError, match="larger than 4 bytes"):
+            await box.read("a/b/c.bin", limit=4)
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
+            await box.read("nowhere.txt")
+        with pytest.raises(ValueError, match="no regular file"):
+            await box.read("a/b")
+        with pytest.raises(ValueError, match="disk"):
+            await box.write("huge", b"\0" * (80 << 20))
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", ".", "a\0b"])
+async def test_paths_that_leave_are_refused(sandboxes: Sandboxes, path: str) -> None:
+    async with sandboxes.open() as box:
+        with pytest.raises(ValueError, match="below the working directory"):
+            await box.read(path)
+        with pytest.raises(ValueError, match="below the working directory"):
+            await box.write(path, b"x")
+
+
+async def test_specs_that_cannot_be_are_refused(sandboxes: Sandboxes) -> None:
+    for spec, name in ((SandboxSpec(pids=0), "pids"), (SandboxSpec(memory_bytes=1), "memory_bytes")):
+        with pytest.raises(ValueError, match=name):
+            async with sandboxes.open(spec):
+                pass
+    with pytest.raises(ValueError, match="below the working directory"):
+        async with sandboxes.open(SandboxSpec(files={"../x": b""})):
+            pass
+
+
+async def test_an_image_that_is_not_there_is_named(sandboxes: Sandboxes) -> None:
+    with pytest.raises(SandboxUnavailable, match="no-such-image"):
+        async with sandboxes.open(SandboxSpec(image="no-such-image:local")):
+            pass
+
+
+async def test_timeout_keeps_the_output_so_far(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as box:
+        start = time.monotonic()
+        result = await box.exec("echo begun; sleep 1000", timeout=0.5)
+        assert result.timed_out
+        assert (result.stdout, result.exit_code) == (b"begun\n", None)
+        assert time.monotonic() - start < 10
+        assert (await box.exec(["echo", "on"])).stdout == b"on\n"
+
+
+async def test_cpu_seconds_end_a_process(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open(SandboxSpec(cpu_seconds=1)) as box:
+        assert (await box.exec(["python3", "-c", "while True: pass"], timeout=60)).exit_code == -signal.SIGXCPU
+
+
+async def test_calls_from_several_tasks_queue(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as box, asyncio.TaskGroup() as group:
+        tasks = [group.create_task(box.exec(["echo", str(i)])) for i in range(10)]
+    assert [task.result().stdout for task in tasks] == [f"{i}\n".encode() for i in range(10)]
+
+
+async def test_cancelling_a_command_leaves_nothing_and_ends_the_sandbox(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as box:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await box.exec("setsid sleep 31415.1 & setsid sleep 31415.1", timeout=60)
+        with pytest.raises(SandboxUnavailable, match="cancel"):
+            await box.exec(["true"])
+    assert processes_with("31415.1") == []
+    assert leftovers(sandboxes) == []
+
+
+async def test_cancelling_at_any_moment_leaves_nothing(sandboxes: Sandboxes) -> None:
+    async def life() -> None:
+        async with sandboxes.open() as box:
+            await box.exec("sleep 31415.2", timeout=60)
+
+    for tenths in (0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(tenths):
+                await life()
+    assert processes_with("31415.2") == []
+    assert leftovers(sandboxes) == []
+
+
+async def test_fifty_at_once(sandboxes: Sandboxes) -> None:
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+
+        async def one(number: int) -> bytes:
+            box = await stack.enter_async_context(sandboxes.open())
+            await box.write("mine", str(number).encode())
+            return (await box.exec("cat /work/*")).stdout
+
+        tasks = [group.create_task(one(number)) for number in range(50)]
+    assert [task.result() for task in tasks] == [str(number).encode() for number in range(50)]
+    assert leftovers(sandboxes) == []
+
+
+async def test_an_agent_killed_from_outside_is_not_the_commands_doing(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as box:
+        if isinstance(sandboxes, docker.Docker):
+            (container,) = sandboxes.client.containers(filters={"label": f"cwm-rl.owner={os.getpid()}"})
+            sandboxes.client.kill(container["Id"])
+        else:
+            for child in psutil.Process().children(recursive=True):
+                child.kill()
+        with pytest.raises(SandboxUnavailable):
+            await box.exec(["true"], timeout=5)
+    assert leftovers(sandboxes) == []
+
+
+async def test_a_frozen_sandbox_is_removed_by_force(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as box:
+        if isinstance(sandboxes, docker.Docker):
+            (container,) = sandboxes.client.containers(filters={"label": f"cwm-rl.owner={os.getpid()}"})
+            sandboxes.client.pause(container["Id"])
+        else:
+            for child in psutil.Process().children(recursive=True):
+                child.suspend()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await box.exec(["true"])
+    assert leftovers(sandboxes) == []
+
+
+async def test_an_agent_starved_of_memory_is_the_commands_doing(sandboxes: Sandboxes) -> None:
+    if isinstance(sandboxes, bubblewrap.Bubblewrap) and sandboxes.cgroups is None:
+        pytest.skip("no control groups here, so there is no evidence")
+    spec = SandboxSpec(memory_bytes=48 << 20, disk_bytes=512 << 20)
+    with pytest.raises(SandboxKilled, match="out of memory"):
+        async with sandboxes.open(spec) as box:
+            for number in range(40):  # files in memory stay when their writers are killed
+                await box.exec(f"cat /dev/zero > file{number}", timeout=20)
+    assert leftovers(sandboxes) == []
+
+
+def killed_owner_of_a_sandbox(backend: str) -> int:
+    """Process id of a service that was killed with -9 while a command of its sandbox ran; that one is gone, too."""
+    program = f"""
+import asyncio
+from rollout_workers.sandbox.select import choose
+async def main():
+    backend, _ = await choose("{backend}")
+    async with backend.open() as box:
+        print("ready", flush=True)
+        await box.exec("setsid sleep 31415.3", timeout=600)
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"ready\n"
+        deadline = time.monotonic() + 20
+        while not processes_with("31415.3") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        owner.kill()
+    while processes_with("31415.3") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return owner.pid
+
+
+async def test_kill_minus_nine_of_the_owner_takes_its_sandboxes_along(sandboxes: Sandboxes) -> None:
+    backend: Literal["docker", "bubblewrap"] = "docker" if isinstance(sandboxes, docker.Docker) else "bubblewrap"
+    owner = await asyncio.to_thread(killed_owner_of_a_sandbox, backend)
+    assert processes_with("31415.3") == []
+    _, why = await choose(backend)  # sweeps what the dead owner could not
+    assert backend in why
+    assert leftovers(sandboxes, owner) == []
+
+
+@pytest.mark.required
+async def test_without_a_back_end_the_sentence_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with pytest.raises(SandboxUnavailable, match=r"docker\.io.*apt-get install bubblewrap"):
+        await choose("auto")
+
+
+@pytest.mark.required
+async def test_auto_falls_back_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    backend, why = await choose("auto")
+    assert isinstance(backend, bubblewrap.Bubblewrap)
+    assert why.startswith("bubblewrap works")
+    assert "no container engine answers" in why

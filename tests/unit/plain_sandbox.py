@@ -1,0 +1,113 @@
+"""An honest sandbox for tests that need isolation from nothing: real processes in a temporary directory."""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from verifiers.sandbox import ExecResult, Sandbox, SandboxSpec
+
+DEFAULT_SPEC = SandboxSpec()
+
+
+class PlainSandbox:
+    """The contract of `verifiers.sandbox.Sandbox` without its protection: for code written in our own tests only."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    async def exec(
+        self,
+        argv: Sequence[str] | str,
+        *,
+        stdin: bytes = b"",
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        timeout: float = 10.0,
+        output_limit: int = 1 << 16,
+    ) -> ExecResult:
+        command = ["sh", "-c", argv] if isinstance(argv, str) else list(argv)
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.root / cwd,
+            env={"PATH": f"{Path(sys.executable).parent}:{os.defpath}", **(env or {})},
+            start_new_session=True,
+        )
+        assert process.stdin and process.stdout and process.stderr
+        timer = asyncio.get_running_loop().call_later(timeout, _kill, process.pid)
+        started = asyncio.get_running_loop().time()
+        try:
+            (out, cut_out), (err, cut_err), _ = await asyncio.gather(
+                _read(process.stdout, output_limit), _read(process.stderr, output_limit), _feed(process.stdin, stdin)
+            )
+            code = await process.wait()
+        finally:
+            timer.cancel()
+            _kill(process.pid)
+        timed_out = asyncio.get_running_loop().time() - started >= timeout
+        return ExecResult(out, err, None if timed_out else code, cut_out or cut_err, timed_out)
+
+    async def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
+        data = (self.root / path).read_bytes()
+        if len(data) > limit:
+            raise ValueError(f"{path} is larger than {limit} bytes")
+        return data
+
+    async def write(self, path: str, data: bytes) -> None:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+class PlainSandboxes:
+    """Where `PlainSandbox` comes from; `opened` counts them."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.open_now = 0
+        self.most = 0
+
+    @asynccontextmanager
+    async def open(self, spec: SandboxSpec = DEFAULT_SPEC) -> AsyncIterator[Sandbox]:
+        self.opened += 1
+        self.open_now += 1
+        self.most = max(self.most, self.open_now)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                sandbox = PlainSandbox(Path(folder))
+                for path, data in spec.files.items():
+                    await sandbox.write(path, data)
+                yield sandbox
+        finally:
+            self.open_now -= 1
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+async def _read(stream: asyncio.StreamReader, limit: int) -> tuple[bytes, bool]:
+    kept, cut = b"", False
+    while chunk := await stream.read(1 << 16):
+        cut = cut or len(kept) + len(chunk) > limit
+        kept = (kept + chunk)[:limit]
+    return kept, cut
+
+
+async def _feed(stream: asyncio.StreamWriter, data: bytes) -> None:
+    try:
+        stream.write(data)
+        await stream.drain()
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    stream.close()

@@ -1,0 +1,242 @@
+"""`cwm-rl` from outside: bad input gets one sentence, exit code 2 and no traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fakes import TINY, tiny_model
+
+from rl.cli import main
+from rl.config import load
+from rl.ledger import Ledger
+from rl.run import load_tasks
+from verifiers.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "deploy/configs").glob("*.toml"))
+TASK = {"id": "a", "domain": "math", "prompt": "What is 7 + 5?", "answer": "12"}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration that could run: one task, a model from nothing, everything below `tmp_path`."""
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(TASK) + "\n")
+    shape = "\n".join(f"{key} = {value}" for key, value in TINY.items())
+    path = tmp_path / "c.toml"
+    path.write_text(
+        f'[run]\ndirectory = "{tmp_path}/runs"\nid = "one"\n[model.init]\n{shape}\n'
+        f'[data]\ndir = "{tmp_path}"\n[[data.sources]]\npath = "tasks.jsonl"\nlimits = {{ tokens = 256 }}\n'
+        "[rollout.engine]\ncontext = 256\n"
+    )
+    return path
+
+
+def exits(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main([str(one) for one in arguments])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one sentence."""
+    assert exits(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1, err
+    assert err.startswith("cwm-rl: ")
+    assert "Traceback" not in out + err
+    return err
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_dry_run_shows_the_whole_configuration_and_starts_nothing(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exits("train", path, "--dry-run", "--set", "run.steps=7") == 0
+    shown, _, words = capsys.readouterr().out.partition("\n}\n")
+    resolved = json.loads(shown + "}")
+    assert resolved["run"]["steps"] == 7
+    assert resolved["algorithm"]["clip_high"] == 0.25, "defaults are shown too"
+    for line in ("cluster", "model", "workers", "learner", "sandbox", "tasks", "steps"):
+        assert f"\n{line} " in words
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("run.stepps=3", "there is no key 'run.stepps': did you mean 'steps'?"),
+        ("run.steps=many", "run.steps: input should be a valid integer"),
+        ("run.steps", "--set takes a.b=value"),
+        ("data.dir=/nowhere", "/nowhere/tasks.jsonl: there is no such file"),
+        ("verifiers.math.maths=1", "no verifier is called 'maths': did you mean 'math'?"),
+        ("verifiers.math.math=-1", "the weight of verifier 'math' must be positive"),
+        ("data.sources.0.verifier=mathh", "no verifier is called 'mathh'"),
+        ("data.sources.0.columns={ prompt = 'question' }", "tasks.jsonl, line 1, column 'question': missing"),
+    ],
+)
+def test_a_bad_setting_is_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, words: str
+) -> None:
+    assert words in refusal(capsys, "train", config, "--set", override)
+    assert not (tmp_path / "runs").exists(), "nothing is made for a run that cannot start"
+
+
+def test_no_such_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no configuration at" in refusal(capsys, "train", tmp_path / "nothing.toml")
+
+
+def test_a_broken_task_file_is_named_with_its_line(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(TASK) + "\n{broken\n")
+    assert "tasks.jsonl, line 2: is not JSON" in refusal(capsys, "train", config)
+
+
+def test_a_run_directory_that_exists(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "mine").touch()
+    assert "exists: go on with `cwm-rl resume" in refusal(capsys, "train", config)
+    assert os.listdir(tmp_path / "runs" / "one") == ["mine"]
+
+
+def test_a_run_directory_that_cannot_be_made(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").write_text("a file")
+    assert "cannot be made" in refusal(capsys, "train", config)
+
+
+def test_a_model_directory_that_is_not_there(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = config.read_text()
+    config.write_text(f'[model]\npath = "{tmp_path}/no-model"\n' + text[text.index("[data]") :])
+    assert "there is no model at" in refusal(capsys, "train", config)
+
+
+def test_an_unknown_environment_is_found_with_the_tasks(config: Path) -> None:
+    with pytest.raises(UserError, match="environment"):
+        load_tasks(load(config, ["data.sources.0.environment=cod"]))
+
+
+@pytest.mark.parametrize("command", ["resume", "audit"])
+def test_no_such_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert str(tmp_path / "nothing") in refusal(capsys, command, tmp_path / "nothing")
+    assert refusal(capsys, command, tmp_path)
+
+
+def test_a_run_whose_configuration_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = tmp_path / "config.json"
+    for content, words in [
+        (b"", "is damaged: "),
+        (b"{", "is damaged: "),
+        (b'{"run": "\xff"}', "is damaged: "),
+        (b"[]", ": input should be "),
+        (b"{}", ": model: field required"),
+        (b'{"run": {"steps": 0}}', ": run.steps: input should be greater than or equal to 1, not 0"),
+    ]:
+        stored.write_bytes(content)
+        refused = refusal(capsys, "resume", tmp_path)
+        assert str(stored) in refused
+        assert words in refused
+
+
+def test_a_resume_with_a_bad_setting(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exits("train", config, "--dry-run") == 0
+    (tmp_path / "config.json").write_text(capsys.readouterr().out.partition("\n}\n")[0] + "}")
+    assert "did you mean 'steps'?" in refusal(capsys, "resume", tmp_path, "--set", "run.stepps=9")
+
+
+def test_an_audit_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Ledger.create(tmp_path, "run", {}).release()
+    assert exits("audit", tmp_path) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_audit_of_what_is_no_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ledger.sqlite").write_bytes(b"not a database " * 100)
+    assert "ledger" in refusal(capsys, "audit", tmp_path)
+
+
+def test_a_model_is_made_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [argument for key, value in TINY.items() for argument in ("--set", f"{key}={value}")]
+    assert exits("init-model", tmp_path / "m", *sizes) == 0
+    assert "parameters, sha256 " in capsys.readouterr().out
+    assert (tmp_path / "m" / "config.json").is_file()
+
+
+def test_a_shape_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for setting, words in [("hiden_size=64", "did you mean 'hidden_size'?"), ("layers=0", "layers: ")]:
+        assert words in refusal(capsys, "init-model", tmp_path / "m", "--set", setting)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_model_where_something_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"{tmp_path} exists: choose another path" in refusal(capsys, "init-model", tmp_path)
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") in refusal(capsys, "init-model", tmp_path / "file" / "below")
+
+
+def test_a_model_of_a_corpus_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nothing, binary = tmp_path / "nothing", tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    for corpus, words in [(nothing, "No such file"), (tmp_path, "Is a directory"), (binary, "is not UTF-8")]:
+        refused = refusal(capsys, "init-model", tmp_path / "m", "--corpus", corpus)
+        assert str(corpus) in refused
+        assert words in refused
+    assert os.listdir(tmp_path) == ["binary"]
+
+
+@pytest.mark.parametrize("setting", ["kv_heads=3", "heads=3"])
+def test_a_model_of_an_impossible_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str) -> None:
+    assert "head" in refusal(capsys, "init-model", tmp_path / "m", "--set", setting)
+
+
+def test_a_job_without_a_cluster(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(config.parent)
+    assert "no cluster to submit to" in refusal(capsys, "submit", config)
+    monkeypatch.chdir(ROOT)
+    assert "lies outside" in refusal(capsys, "submit", config)
+
+
+def test_a_tokenizer_that_does_not_fit_its_model(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model(tmp_path / "model")
+    stored = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(stored | {"vocab_size": 100}))
+    text = config.read_text()
+    config.write_text(
+        f'[model]\npath = "{model}"\n' + text[: text.index("[model.init]")] + text[text.index("[data]") :]
+    )
+    assert exits("train", config) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert "take the tokenizer that was saved with the model" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "nothing.toml"], 2, "no configuration at nothing.toml"),
+        (["audit", "nothing"], 2, "nothing: name the directory of a run"),
+        (["dance"], 2, "invalid choice: 'dance'"),
+    ],
+)
+def test_from_the_shell(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "rl.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
+    assert result.returncode == code
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""

@@ -1,0 +1,106 @@
+"""Weighted sums of verifiers."""
+
+import asyncio
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plain_sandbox import PlainSandboxes
+
+from verifiers import registry
+from verifiers.combine import Combined
+from verifiers.task import Submission, Task
+from verifiers.verdict import Outcome, Verdict
+
+TASK = Task("t", "math", (), "sum")
+
+
+class Fixed:
+    """Says the same of every answer."""
+
+    def __init__(self, verdict: Verdict, lowest: float = -1.0) -> None:
+        self.verdict = verdict
+        self.lowest = lowest
+
+    def check_task(self, task: Task) -> None:
+        if self.verdict.outcome is Outcome.INVALID_TASK:
+            raise ValueError("broken task")
+
+    async def verify(self, task: Task, submission: Submission, sandboxes: object) -> Verdict:
+        return self.verdict
+
+
+def combined(**parts: tuple[float, Verdict]) -> Combined:
+    return Combined({name: w for name, (w, _) in parts.items()}, verifiers={n: Fixed(v) for n, (_, v) in parts.items()})
+
+
+def verify(verifier: Combined, reply: str = "x") -> Verdict:
+    return asyncio.run(verifier.verify(TASK, Submission(reply), PlainSandboxes()))
+
+
+RIGHT = Verdict.scored(1.0, correct=True)
+DENSE = Verdict(Outcome.SCORED, 0.5)
+
+
+def test_the_sum_is_weighted_its_parts_are_not_and_the_first_says_what_is_solved() -> None:
+    verdict = verify(combined(main=(2.0, RIGHT), dense=(0.1, DENSE)))
+    assert verdict.reward == pytest.approx(2.05)
+    assert (verdict.correct, dict(verdict.parts)) == (True, {"main": 1.0, "dense": 0.5})
+    assert verify(combined(dense=(0.1, DENSE), main=(2.0, RIGHT))).correct is None
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 10), st.floats(-5, 5)), min_size=1, max_size=5))
+def test_the_sum_is_the_sum(parts: list[tuple[float, float]]) -> None:
+    verdict = verify(combined(**{f"p{i}": (w, Verdict.scored(r, correct=False)) for i, (w, r) in enumerate(parts)}))
+    assert verdict.reward == pytest.approx(sum(w * r for w, r in parts))
+
+
+def test_an_attack_on_one_part_costs_the_lowest_sum() -> None:
+    verdict = verify(combined(main=(2.0, RIGHT), other=(0.5, Verdict(Outcome.TAMPERED, -1.0, False, "forged"))))
+    assert (verdict.outcome, verdict.reward, verdict.correct) == (Outcome.TAMPERED, -2.5, False)
+    assert "forged" in verdict.detail
+
+
+@pytest.mark.parametrize("outcome", [Outcome.INVALID_TASK, Outcome.VERIFIER_ERROR, Outcome.INFRA_ERROR])
+def test_a_part_without_a_reward_takes_the_sum_with_it(outcome: Outcome) -> None:
+    verdict = verify(combined(main=(1.0, RIGHT), other=(1.0, Verdict(outcome, detail="why"))))
+    assert (verdict.outcome, verdict.reward, verdict.detail) == (outcome, None, "other: why")
+
+
+def test_every_part_checks_the_task() -> None:
+    with pytest.raises(ValueError, match="broken task"):
+        combined(main=(1.0, RIGHT), other=(1.0, Verdict(Outcome.INVALID_TASK))).check_task(TASK)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
+def test_weights_are_positive_and_finite(weight: float) -> None:
+    with pytest.raises(ValueError, match="positive and finite"):
+        Combined({"math": weight})
+
+
+def test_no_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Combined({})
+
+
+def test_the_example_plug_in_weighs_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "plugins" / "cwm_rl_printable")
+    monkeypatch.delitem(sys.modules, "cwm_rl_printable", raising=False)
+    printable = registry.load("cwm_rl_printable:Printable")
+    verifier = Combined({"math": 1.0, "printable": 0.2}, verifiers={"printable": printable})
+    task = Task("t", "math", (), "sum", payload={"answer": "4"})
+
+    async def both() -> tuple[Verdict, Verdict]:
+        try:
+            good = await verifier.verify(task, Submission("</think>\n\\boxed{4}"), PlainSandboxes())
+            return good, await verifier.verify(task, Submission("\x00\x01ab"), PlainSandboxes())
+        finally:
+            await verifier.aclose()
+
+    good, noise = asyncio.run(both())
+    assert (good.reward, good.correct) == (pytest.approx(1.2), True)
+    assert (noise.reward, noise.correct) == (pytest.approx(-0.9), False)
+    assert verifier.lowest == -1.0

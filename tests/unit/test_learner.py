@@ -1,0 +1,235 @@
+"""The learner with a real tiny model: what a step does, what it must not do, and that nothing is lost between two."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import tiny_model
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rl.config import AlgorithmConfig, LearnerConfig
+from rl.learner import model
+from rl.learner.learner import Learner, LearnerSetup, StepRefused
+from rl.learner.packing import Row, pack, row
+from rollout_workers.trajectory import Completion, Context, Trajectory
+
+Weights = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def learner(path: Path) -> Callable[..., Learner]:
+    """Makes learners on the tiny model, or on a checkpoint; further arguments are fields of `LearnerConfig`."""
+
+    def make(model: Path = path, **config: Any) -> Learner:
+        settings = LearnerConfig.model_validate({"lr": 1e-3, "microbatch_tokens": 4096} | config)
+        return Learner(LearnerSetup(str(model), model != path, "float32", 1.0, settings, AlgorithmConfig(norm=64)))
+
+    return make
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Callable[[Learner], Weights]:
+    def read(learner: Learner) -> Weights:
+        learner.write_weights(str(tmp_path / "w.safetensors"))
+        return load_file(tmp_path / "w.safetensors")
+
+    return read
+
+
+def same(one: Weights, other: Weights) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def on_policy(learner_path: Path, tokens: list[int], prompt: int, advantage: float, tail: tuple[int, ...] = ()) -> Row:
+    """A row as the policy at `learner_path` would have sampled it, `tail` being context behind it."""
+    plain = row(Trajectory((Context(tuple(tokens)),)), 0.0)
+    policy = model.load(str(learner_path), dtype="float32", device="cpu")
+    with torch.no_grad():
+        logp = model.forward(policy, *pack([plain], 1), 1.0).logp.tolist()
+    parts = (Context(tuple(tokens[:prompt])), Completion(tuple(tokens[prompt:]), tuple(logp[prompt:]), 0))
+    return row(Trajectory((*parts, Context(tail)) if tail else parts), advantage)
+
+
+def batch(path: Path, count: int = 7, seed: int = 0) -> list[Row]:
+    random = np.random.default_rng(seed)
+    return [
+        on_policy(path, random.integers(0, 270, size).tolist(), size // 3 + 1, advantage)
+        for size, advantage in zip(random.integers(4, 40, count), random.normal(size=count), strict=True)
+    ]
+
+
+def test_the_gradient_is_the_same_however_rows_are_cut(path: Path, learner: Any, weights: Any) -> None:
+    """With an epsilon that dwarfs the gradient, AdamW's first step is lr/eps times it: gradients are compared."""
+    rows = batch(path)
+    found = {}
+    for tokens in (64, 96, 4096):
+        one = learner(microbatch_tokens=tokens, lr=1e3, eps=1e3, max_grad_norm=1e9)
+        before = weights(one)
+        stats = one.step(rows)
+        found[tokens] = (stats["microbatches"], {name: new - before[name] for name, new in weights(one).items()})
+    (most, small), (_, middle), (least, whole) = found.values()
+    assert most > least == 1
+    for name, step in whole.items():
+        scale = step.abs().max()
+        assert scale > 0
+        for other in (small[name], middle[name]):
+            assert (other - step).abs().max() <= 1e-5 * scale + 1e-7, name
+
+
+def test_the_order_of_rows_does_not_matter(path: Path, learner: Any) -> None:
+    rows = batch(path)
+    norms = [learner().step(order)["grad_norm"] for order in (rows, rows[::-1])]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_context_gets_no_gradient(path: Path, learner: Any, weights: Any) -> None:
+    tokens = list(range(40, 60))
+    without, behind = learner(), learner()
+    first = without.step([on_policy(path, tokens, 8, 1.0)])
+    second = behind.step([on_policy(path, tokens, 8, 1.0, tail=tuple(range(100, 130)))])
+    assert first["grad_norm"] > 0
+    assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-5)
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+
+    untouched = learner()
+    before = weights(untouched)
+    stats = untouched.step([row(Trajectory((Context(tuple(tokens)),)), 1.0)])
+    assert (stats["grad_norm"], stats["loss"]) == (0, 0)
+    assert same(weights(untouched), before)
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_a_step_moves_probability_towards_what_was_good(path: Path, learner: Any, advantage: float) -> None:
+    rows = [on_policy(path, list(range(40, 60)), 8, advantage)]
+    one = learner()
+    before, after = one.step(rows), one.step(rows)
+    assert before["kl_k1"] == pytest.approx(0, abs=1e-6)  # on policy: the ratio is 1 everywhere
+    assert before["loss"] == pytest.approx(-advantage * 12 / 64, rel=1e-5)
+    assert -after["kl_k1"] * advantage > 1e-3  # the mean of log ρ, over the sampled tokens
+
+
+def test_good_rises_and_bad_falls_in_one_batch(path: Path, learner: Any, tmp_path: Path) -> None:
+    good, bad = on_policy(path, list(range(40, 60)), 8, 1.0), on_policy(path, list(range(80, 100)), 8, -1.0)
+    one = learner()
+    one.step([good, bad])
+    one.write_weights(str(tmp_path / "w"))
+    policy = model.load(str(path), dtype="float32", device="cpu")
+    model.read_weights(policy, tmp_path / "w")
+    for each, sign in ((good, 1), (bad, -1)):
+        with torch.no_grad():
+            logp = model.forward(policy, *pack([each], 1), 1.0).logp.numpy()
+        assert sign * (logp - each.logprobs)[each.mask].mean() > 0
+
+
+def test_a_step_says_what_it_did(path: Path, learner: Any) -> None:
+    rows = batch(path)
+    stats = learner().step(rows)
+    assert stats["rows"] == 7
+    assert stats["tokens"] == sum(int(one.mask.sum()) for one in rows)
+    assert 0 < stats["entropy"] <= math.log(288)
+    assert stats["gap_max"] < 1e-5
+    assert all(math.isfinite(value) for value in stats.values())
+
+
+@pytest.mark.parametrize("poison", [math.inf, math.nan])
+def test_a_loss_that_is_not_finite_is_refused(path: Path, learner: Any, weights: Any, poison: float) -> None:
+    good, bad = batch(path), on_policy(path, list(range(40, 60)), 8, poison)
+    poisoned, clean = learner(), learner()
+    before = weights(poisoned)
+    with pytest.raises(StepRefused, match="the step was not taken"):
+        poisoned.step([*good, bad])
+    assert same(weights(poisoned), before)
+    poisoned.step(good)  # nothing of the refused step is left in the gradient or in AdamW's moments
+    clean.step(good)
+    assert same(weights(poisoned), weights(clean))
+
+
+def test_a_logprob_of_minus_infinity_is_refused(path: Path, learner: Any, weights: Any) -> None:
+    one = learner()
+    before = weights(one)
+    broken = row(Trajectory((Context((1, 2)), Completion((3,), (-math.inf,), 0))), -1.0)
+    with pytest.raises(StepRefused):
+        one.step([broken])
+    assert same(weights(one), before)
+
+
+def test_the_gradient_is_clipped_and_logged_unclipped(path: Path, learner: Any, weights: Any) -> None:
+    rows = batch(path)
+    free, held = (learner(lr=1e3, eps=1e3, max_grad_norm=norm) for norm in (1e9, 1e-3))
+    start = weights(free)
+    norms = [one.step(rows)["grad_norm"] for one in (free, held)]
+    assert norms[0] == norms[1] > 1e-3
+    moved = [
+        math.sqrt(sum((new - start[name]).square().sum().item() for name, new in weights(one).items()))
+        for one in (free, held)
+    ]
+    assert moved[1] == pytest.approx(1e-3, rel=0.01)
+    assert moved[0] == pytest.approx(norms[0], rel=0.01)
+
+
+def test_a_checkpoint_goes_on_exactly(path: Path, learner: Any, weights: Any, tmp_path: Path) -> None:
+    batches = [batch(path, seed=seed) for seed in range(4)]
+    whole = learner(weight_decay=0.1)
+    for rows in batches[:2]:
+        whole.step(rows)
+    whole.save(str(tmp_path / "step-2"), 2)
+    again = learner(tmp_path / "step-2", weight_decay=0.1)
+    assert same(weights(again), weights(whole))
+    for rows in batches[2:]:
+        assert whole.step(rows) == again.step(rows)
+        assert same(weights(whole), weights(again))
+
+
+def test_weights_go_through_a_file(path: Path, learner: Any, tmp_path: Path) -> None:
+    one = learner()
+    one.step(batch(path))
+    one.write_weights(str(tmp_path / "w"))
+    assert "lm_head.weight" not in load_file(tmp_path / "w"), "a head tied to the embedding is not sent twice"
+    other = model.load(str(tiny_model(tmp_path / "other", seed=8)), dtype="float32", device="cpu")
+    model.read_weights(other, tmp_path / "w")
+    again = tmp_path / "again"
+    model.write_weights(other, again)
+    assert same(load_file(again), load_file(tmp_path / "w"))
+    assert other.lm_head.weight is other.model.embed_tokens.weight
+
+
+def test_an_untied_head_goes_through_a_file(path: Path, tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(path)
+    config.tie_word_embeddings = False
+    for name in ("one", "two"):
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / name)
+    one, two = (model.load(str(tmp_path / name), dtype="float32", device="cpu") for name in ("one", "two"))
+    assert not torch.equal(one.lm_head.weight, two.lm_head.weight)
+    model.write_weights(one, tmp_path / "w")
+    model.read_weights(two, tmp_path / "w")
+    assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+def test_weights_of_another_shape_are_refused(path: Path, tmp_path: Path) -> None:
+    other = model.load(str(tiny_model(tmp_path / "other", layers=2)), dtype="float32", device="cpu")
+    model.write_weights(other, tmp_path / "w")
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.read_weights(model.load(str(path), dtype="float32", device="cpu"), tmp_path / "w")
+
+
+def test_gaps_are_of_the_tokens_of_a_version(path: Path, learner: Any, tmp_path: Path) -> None:
+    one = learner()
+    files = {0: str(tmp_path / "0"), 1: str(tmp_path / "1")}
+    one.write_weights(files[0])
+    row_of_0 = on_policy(path, list(range(40, 60)), 8, 1.0)
+    one.step([row_of_0])
+    one.write_weights(files[1])
+    found = one.gaps(files, {0: [row_of_0], 1: [row_of_0]})
+    assert found[0][1] == 12
+    assert found[0][0] < 1e-5
+    assert found[1] == (0.0, 0)  # none of its tokens is of version 1

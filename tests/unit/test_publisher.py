@@ -1,0 +1,79 @@
+"""Where published weights lie, and directories that go with their process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rl.publisher import WeightsDirectory
+from rl.scratch import scratch
+
+TOO_LARGE = 1 << 60
+"""Bytes of a model that no shared memory holds: the fallback is taken."""
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Iterator[WeightsDirectory]:
+    with WeightsDirectory.open(tmp_path, TOO_LARGE, keep=2) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The id of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_only_the_newest_are_kept(weights: WeightsDirectory) -> None:
+    for version in (0, 1, 9, 10, 11):
+        weights.file(version).write_bytes(b"weights")
+    weights.prune()
+    assert weights.versions() == {10: weights.file(10), 11: weights.file(11)}
+    weights.prune()
+    assert list(weights.versions()) == [10, 11]
+
+
+def test_what_is_half_written_is_no_version(weights: WeightsDirectory) -> None:
+    weights.file(3).write_bytes(b"weights")
+    (weights.path / ".00000004.safetensors.7.tmp").write_bytes(b"half")
+    assert list(weights.versions()) == [3]
+
+
+def test_it_goes_with_the_run(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), WeightsDirectory.open(tmp_path, TOO_LARGE, keep=2) as weights:
+        weights.file(0).write_bytes(b"weights")
+        assert weights.path.parent == tmp_path
+        assert os.listdir(tmp_path) == [weights.path.name]
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_fits_lies_in_shared_memory(tmp_path: Path) -> None:
+    with WeightsDirectory.open(tmp_path, 1, keep=2) as weights:
+        in_memory = Path("/dev/shm").is_dir()
+        assert weights.path.parent == (Path("/dev/shm") if in_memory else tmp_path)
+    assert not weights.path.exists()
+
+
+def test_directories_of_the_dead_are_swept_and_no_others(tmp_path: Path, dead: int) -> None:
+    left, living = f"cwm-rl-x-{dead}-abc", f"cwm-rl-x-{os.getpid()}-abc"
+    others = ["cwm-rl-x-mine", f"cwm-rl-y-{dead}-abc", f"{dead}"]
+    for name in (left, living, *others):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    with scratch("cwm-rl-x", tmp_path) as path:
+        assert path.name.startswith(f"cwm-rl-x-{os.getpid()}-")
+        assert {one.name for one in tmp_path.iterdir()} == {living, *others, path.name}
+    assert {one.name for one in tmp_path.iterdir()} == {living, *others}
+
+
+def test_two_of_one_process_stand_side_by_side(tmp_path: Path) -> None:
+    with scratch("x", tmp_path) as first, scratch("x", tmp_path) as second:
+        assert first.is_dir()
+        assert second.is_dir()
+        assert first != second

@@ -1,0 +1,39 @@
+"""Limits and counters of both versions of control groups, on plain files in their place."""
+
+from pathlib import Path
+
+import pytest
+
+from rollout_workers.sandbox.cgroup import Cgroups
+
+
+@pytest.mark.parametrize(
+    ("version", "limit", "events"),
+    [(1, "memory.limit_in_bytes", "memory.oom_control"), (2, "memory.max", "memory.events")],
+)
+def test_limits_are_written_and_counters_read(tmp_path: Path, version: int, limit: str, events: str) -> None:
+    parent = Cgroups(1 if version == 1 else 2, tmp_path / "memory", tmp_path / "pids")
+    parent.memory.mkdir()
+    parent.pids.mkdir()
+    group = parent.create(memory_bytes=123 << 20, pids=45)
+    assert (group.memory / limit).read_text() == str(123 << 20)
+    assert (group.pids / "pids.max").read_text() == "45"
+    assert group.oom_kills() == group.forks_refused() == 0
+    (group.memory / events).write_text("low 0\noom 7\noom_kill 3\noom_group_kill 9\n")
+    (group.pids / "pids.events").write_text("max 12\n")
+    assert (group.oom_kills(), group.forks_refused()) == (3, 12)
+
+
+def test_groups_never_share_a_name(tmp_path: Path) -> None:
+    parent = Cgroups(2, tmp_path, tmp_path)
+    assert len({parent.create(memory_bytes=1, pids=1).memory for _ in range(20)}) == 20
+
+
+def test_sweeping_takes_empty_groups_of_the_dead_alone(tmp_path: Path) -> None:
+    parent = Cgroups(2, tmp_path, tmp_path)
+    ours = parent.create(memory_bytes=1, pids=1).memory
+    (tmp_path / "cwm-rl-999999999-0").mkdir()
+    (tmp_path / "cwm-rl-999999999-1" / "busy").mkdir(parents=True)
+    (tmp_path / "another").mkdir()
+    parent.sweep()
+    assert {path.name for path in tmp_path.iterdir()} == {"another", "cwm-rl-999999999-1", ours.name}

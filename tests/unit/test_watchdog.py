@@ -1,0 +1,51 @@
+"""What a driver that is killed leaves below it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+DRIVER = """
+import subprocess, sys, time
+from pathlib import Path
+from rl.watchdog import watched
+with watched(Path(sys.argv[1])):
+    below = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    time.sleep(2.5)  # longer than the watchdog looks away
+    print(below.pid, flush=True)
+    time.sleep(60 if sys.argv[2] == "killed" else 0)
+"""
+
+
+def _driver(scratch: Path, how: str) -> tuple["subprocess.Popen[str]", int]:
+    scratch.mkdir()
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(scratch), how], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    assert driver.stdout is not None
+    with driver.stdout:
+        return driver, int(driver.stdout.readline())
+
+
+def _assert_gone(pid: int, scratch: Path) -> None:
+    deadline = time.monotonic() + 15
+    while (psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie") or scratch.exists():
+        assert time.monotonic() < deadline, "the watchdog left something"
+        time.sleep(0.1)
+
+
+def test_a_killed_driver_leaves_nothing(tmp_path: Path) -> None:
+    driver, below = _driver(tmp_path / "scratch", "killed")
+    driver.send_signal(signal.SIGKILL)
+    driver.wait(10)
+    _assert_gone(below, tmp_path / "scratch")
+
+
+def test_neither_does_one_that_ends(tmp_path: Path) -> None:
+    driver, below = _driver(tmp_path / "scratch", "ends")
+    assert driver.wait(30) == 0
+    _assert_gone(below, tmp_path / "scratch")

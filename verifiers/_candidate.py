@@ -1,0 +1,107 @@
+"""Runs inside the candidate's sandbox: loads its source, makes the calls, sends back what they returned as plain data.
+
+Standard input holds one JSON object: {"nonce", "source", "preamble", "calls": [[name, args, kwargs], …], "seconds"},
+values as in `_plain`. Each answer is a line `NONCE JSON` on a private copy of standard output:
+{"value": …, "args": …, "kwargs": …} (the last two if the call changed them), or {"raised": [type, message]}. Ahead of
+them stand two lines: one says that Python runs, before the candidate does, the other how loading went.
+Nothing here is secret: the candidate can forge these lines, and then only says what it would have returned. What it
+should return is not in this process, and not in this sandbox.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from verifiers._plain import decode, encode
+
+MODULE = "solution"
+
+
+def run(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+    """Make all calls in order, in one module, each with its own time."""
+    module = types.ModuleType(MODULE)
+    sys.modules[MODULE] = module
+    answer = _guarded(lambda: _load(module, request), request["seconds"])
+    send(answer)
+    if "raised" in answer:
+        return
+    for name, args, kwargs in request["calls"]:
+        send(_call(module, name, args, kwargs, request["seconds"]))
+
+
+def _load(module: types.ModuleType, request: dict[str, Any]) -> None:
+    """The preamble's helpers and imports stay; a function it only announces must come from the source itself."""
+    for text, label in ((request["preamble"], "<prompt>"), (request["source"], "<solution>")):
+        exec(compile(text, label, "exec"), module.__dict__)  # noqa: S102 - the purpose of this process
+        if label == "<prompt>":
+            for name in request["announced"]:
+                module.__dict__.pop(name, None)
+
+
+def _call(module: types.ModuleType, name: str, args: Any, kwargs: Any, seconds: float) -> dict[str, Any]:
+    given = decode(args), decode(kwargs)
+
+    def call() -> Any:
+        function = module.__dict__.get(name)
+        if function is None:
+            raise NameError(f"the answer defines no function '{name}'")
+        return function(*given[0], **given[1])
+
+    answer = _guarded(call, seconds)
+    after = _guarded(lambda: list(given), seconds)
+    if "raised" in after:
+        return after
+    return (
+        answer
+        if after["value"] == [args, kwargs]
+        else answer | dict(zip(("args", "kwargs"), after["value"], strict=True))
+    )
+
+
+def _guarded(work: Callable[[], Any], seconds: float) -> dict[str, Any]:
+    """The value of `work`, or what it raised. Past its time the alarm ends the process: no handler can swallow that."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return {"value": encode(work())}
+    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are answers like others
+        return {"raised": [type(error).__name__, _message(error)]}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)[:500]
+    except Exception:  # noqa: BLE001 - an exception of the candidate's own, whose __str__ raises
+        return ""
+
+
+def main() -> None:
+    """Read the request, hide the channel from ordinary printing, run, leave without running exit hooks."""
+    request = json.loads(sys.stdin.buffer.read())
+    channel = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 200)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    nonce, owner = request.pop("nonce"), os.getpid()
+
+    def send(answer: dict[str, Any]) -> None:
+        if os.getpid() != owner:
+            os._exit(0)  # a process that the candidate forked has returned into our code
+        line = f"{nonce} {json.dumps(answer)}\n".encode()
+        while line:
+            line = line[os.write(channel, line) :]
+
+    send({"value": "ready"})
+    run(request, send)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+r"""What can be said of a mathematical answer without algebra: its normal form, its value if it is a plain number, and
+whether it has a shape that the gold answer does not ask for. All pure; the rules stand before math-verify, which takes
+`4=3` for 3, `10\%` for 10 and `4 \lor 3` for 3."""
+
+import re
+from fractions import Fraction
+
+MAX_LENGTH = 2000
+"""Characters; a longer answer is wrong unread."""
+MAX_BRACES = 200
+
+_SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|thinspace|displaystyle|left|right|big|Big|bigg|Bigg)(?![A-Za-z])|~")
+_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|operatorname|mbox)\s*\{([^{}]*)\}")
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,200})"
+_PLAIN = re.compile(rf"([+-]?)({_DIGITS})?(?:\.(\d{{0,200}}))?(?:[eE]([+-]?\d{{1,3}}))?")
+_FRACTION = re.compile(r"([+-]?)(?:\\frac\{([^{}]+)\}\{([^{}]+)\}|\\frac(\d)(\d)|([^/]+)/([^/]+))")
+_SCIENTIFIC = re.compile(r"([^\\]+)\\(?:times|cdot)10\^\{?([+-]?\d{1,3})\}?")
+_TEXT_UNIT = re.compile(
+    r"(.*[\d}.)])[\s\\,~]*((?:\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?-?\d\}?)?[\s/.]*)+)"
+)
+_BARE_UNIT = re.compile(r"(.*[\d}.)])\s+([A-Za-z]{2,}[A-Za-z ./-]{0,40})")
+_HEDGES = re.compile(
+    r"\b(?:or|and|else|not|nor|maybe|either|perhaps|about|approximately|around|between|to|if|but|possibly)\b", re.I
+)
+_RELATION = re.compile(r"[=<>≤≥≠≈≡]|\\(?:n?eq|[lg]eq?|[lg]eqslant|lt|gt|approx|equiv|sim|simeq|cong|doteq)(?![A-Za-z])")
+_PERCENT = re.compile(r"\\?[%‰]|\bpercent\b", re.I)
+_CHOICE = re.compile(
+    r"[;|&±∓∨∪]|\\(?:pm|mp|lor|vee|land|wedge|cup|cap|mid|to|implies|iff|newline|par)(?![A-Za-z])|\\\\"
+)
+_DEFINES = re.compile(r"\s*[A-Za-z](?:_\{?\w{1,3}\}?)?(?:\([A-Za-z]\))?\s*=(?!=)")
+_NUMERIC_COMMANDS = re.compile(
+    r"\\(?:d?t?frac|sqrt|pi|times|cdot|div|log|ln|sin|cos|tan|binom|circ|degree)(?![A-Za-z])"
+)
+
+
+def normalise(latex: str) -> str:
+    """The same answer with spacing, delimiters, text commands and thousand separators written one way."""
+    text = latex.strip().replace("−", "-").replace("\\$", "").replace("$", "").replace("{,}", ",")
+    text = re.sub(r"\\[dt]frac", r"\\frac", text)
+    # `1\,000` is a number, `3\quad 4` two: only thin spaces between digits vanish.
+    text = re.sub(r"(?<=\d)\\[,!](?=\d{3}(?!\d))", "", text)
+    text = _TEXT.sub(r" \1 ", text)
+    text = re.sub(r"\s+", " ", _SPACING.sub(" ", text)).strip()
+    while text.startswith("{") and text.endswith("}") and "}" not in text[1:-1] and "{" not in text[1:-1]:
+        text = text[1:-1].strip()
+    return text.rstrip(".").strip() if text.count(".") <= 1 or text.endswith(" .") else text
+
+
+def number(latex: str) -> Fraction | None:
+    r"""The value of a plain number: 72, -3.5, 1,000, 3/4, \frac{3}{4}, 4.5e33, 2\times10^{3}. None for all else."""
+    text = normalise(latex).lstrip("£€").replace(" ", "")
+    if (value := _decimal(text)) is not None:
+        return value
+    if match := _SCIENTIFIC.fullmatch(text):
+        mantissa = _decimal(match[1])
+        return None if mantissa is None else mantissa * Fraction(10) ** int(match[2])
+    if match := _FRACTION.fullmatch(text):
+        sign, *parts = match.groups()
+        above, below = (_decimal(part) for part in parts if part is not None)
+        if above is not None and below:
+            return -above / below if sign == "-" else above / below
+    return None
+
+
+def _decimal(text: str) -> Fraction | None:
+    match = _PLAIN.fullmatch(text)
+    if match is None or not (match[2] or match[3]):
+        return None
+    sign, whole, decimals, exponent = match.groups()
+    value = Fraction(f"{(whole or '0').replace(',', '')}.{decimals or '0'}") * Fraction(10) ** int(exponent or 0)
+    return -value if sign == "-" else value
+
+
+def without_unit(latex: str, *, bare: bool = False) -> str:
+    r"""`18 \text{ dollars}` as `18`, and `18 dollars` too if `bare`. What reads like a second answer is no unit."""
+    match = _TEXT_UNIT.fullmatch(latex.strip()) or (bare and _BARE_UNIT.fullmatch(normalise(latex)))
+    if not match or _HEDGES.search(match[2]) or re.search(r"\d", re.sub(r"\^\{?-?\d\}?", "", match[2])):
+        return normalise(latex)
+    return normalise(match[1])
+
+
+def misshapen(answer: str, gold: str) -> str:
+    """Why the answer is no answer of the kind of `gold`, in a sentence; empty if its shape is fine."""
+    if len(answer) > MAX_LENGTH:
+        return f"the answer is longer than {MAX_LENGTH} characters"
+    if answer.count("{") > MAX_BRACES:
+        return f"the answer has more than {MAX_BRACES} opening braces"
+    text, asked = normalise(answer), normalise(gold)
+    plain = number(without_unit(gold)) is not None
+    # `y = 2x + 1` may stand for the expression it defines, never for a number: that is how `4 = 3` begins.
+    body = text if plain else _DEFINES.sub("", text, count=1)
+    for pattern, sentence in (
+        (_PERCENT, "a percentage was not asked for"),
+        (_RELATION, "an equation or inequality was not asked for"),
+    ):
+        if pattern.search(body) and not pattern.search(asked):
+            return sentence
+    if not _several(asked) and (_several(text) or (_CHOICE.search(text) and not _CHOICE.search(asked))):
+        return "one answer was asked for"
+    if plain and not _numeric(without_unit(answer, bare=True)):
+        return "a number was asked for"
+    return ""
+
+
+def _several(text: str) -> bool:
+    """Whether a normal form lists alternatives: by a comma outside brackets, or by a word."""
+    if number(text) is not None:
+        return False
+    bare = text
+    while (inner := re.sub(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}|[(\[][^()\[\]]*[)\]]", " ", bare)) != bare:
+        bare = inner
+    return "," in bare or _HEDGES.search(text) is not None
+
+
+def _numeric(text: str) -> bool:
+    """Whether a normal form is arithmetic alone: digits, operators, and commands like sqrt."""
+    rest = _NUMERIC_COMMANDS.sub("*", text)
+    return re.search(r"[A-DF-Za-df-z\\]|\d\s+\d", re.sub(r"(?<=\d)[eE](?=[+-]?\d)", "", rest)) is None

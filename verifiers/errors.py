@@ -1,0 +1,10 @@
+"""The root of every error that a person can mend."""
+
+from typing import ClassVar
+
+
+class UserError(Exception):
+    """Its text is one sentence for people: what is wrong, where, what to do. Shown without a traceback."""
+
+    exit_code: ClassVar[int] = 2
+    """What the command ends with: 2 for bad input, 1 where a run that had begun failed."""

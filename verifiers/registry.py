@@ -1,0 +1,66 @@
+"""Verifiers by name: the entry-point group `cwm_rl.verifiers`, or `module:attribute`."""
+
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
+
+from verifiers.sandbox import Sandboxes
+from verifiers.task import Submission, Task
+from verifiers.verdict import Verdict
+
+GROUP = "cwm_rl.verifiers"
+BUILT_IN = {"math": "verifiers.math:MathVerifier", "code": "verifiers.code:CodeVerifier"}
+"""Known also where the distribution is not installed, as in a plain checkout."""
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Scores answers. One instance serves many gradings at once, on one event loop.
+
+    One that holds something open may also have `async def aclose(self) -> None`; `Grader.aclose` calls it.
+    """
+
+    lowest: float
+    """The domain's lowest reward, which a tampered answer gets."""
+
+    async def verify(self, task: Task, submission: Submission, sandboxes: Sandboxes) -> Verdict:
+        """Score one answer. Whatever it raises becomes a verdict in `runner.Grader`; sandbox errors may pass."""
+        ...
+
+    def check_task(self, task: Task) -> None:
+        """Called once when tasks are loaded. Raises ValueError with one sentence if the payload is broken."""
+        ...
+
+
+def targets() -> dict[str, str]:
+    """Every known name and the `module:attribute` it stands for."""
+    return BUILT_IN | {point.name: point.value for point in entry_points(group=GROUP)}
+
+
+def load(name: str, **options: Any) -> Verifier:
+    """The verifier of that name, made with these options. Raises ValueError with one sentence."""
+    known = targets()
+    target = name if ":" in name else known.get(name)
+    if target is None:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ValueError(
+            f"no verifier is called '{name}': {hint}known are {', '.join(sorted(known))}, or module:attribute"
+        )
+    try:
+        verifier = _resolve(target)(**options)
+    except Exception as error:
+        # Foreign code may raise anything here; it is named and passed on, never swallowed.
+        raise ValueError(f"verifier '{name}' ({target}) cannot be made: {type(error).__name__}: {error}") from error
+    if not isinstance(verifier, Verifier):
+        raise ValueError(f"verifier '{name}' ({target}) lacks one of: lowest, verify, check_task")
+    return verifier
+
+
+def _resolve(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    found: Any = import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,70 @@
+"""The format rules of replies. A reply opens inside `<think>`: one `</think>` splits reasoning from what counts."""
+
+import re
+
+THINK_END = "</think>"
+_BOXED = re.compile(r"\\boxed(?![A-Za-z])")
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^\n]*?)[ \t]*$", re.MULTILINE)
+_LANGUAGES = {"python", "py", "python3", ""}
+
+
+class FormatError(ValueError):
+    """The reply breaks the format its task asked for; the message is one sentence for people and for the policy."""
+
+
+def after_thinking(reply: str) -> str:
+    """What follows the one `</think>`. Raises FormatError."""
+    parts = reply.split(THINK_END)
+    if len(parts) != 2:
+        raise FormatError(f"the reply needs exactly one {THINK_END}, and has {len(parts) - 1}")
+    return parts[1]
+
+
+def extract_boxed(reply: str) -> str:
+    r"""The content of the one `\boxed{}` after the reasoning, nested braces kept. Raises FormatError."""
+    text = after_thinking(reply)
+    found = len(_BOXED.findall(text))
+    if found != 1:
+        raise FormatError(f"the answer needs exactly one \\boxed{{}} after {THINK_END}, and has {found}")
+    return last_boxed(text)
+
+
+def last_boxed(text: str) -> str:
+    r"""The content of the last `\boxed{}` of a text. Raises FormatError if there is none, or it does not close."""
+    found = list(_BOXED.finditer(text))
+    rest = text[found[-1].end() :].lstrip() if found else ""
+    if not rest.startswith("{"):
+        raise FormatError("there is no \\boxed followed by an opening brace")
+    return rest[1 : _closing_brace(rest)].strip()
+
+
+def _closing_brace(text: str) -> int:
+    """Index of the brace that closes the one at 0; escaped braces do not count. Raises FormatError."""
+    depth, at = 0, 0
+    while at < len(text):
+        if text[at] == "\\":
+            at += 1
+        elif text[at] == "{":
+            depth += 1
+        elif text[at] == "}":
+            depth -= 1
+            if depth == 0:
+                return at
+        at += 1
+    raise FormatError("the braces of \\boxed{} do not close")
+
+
+def extract_code(reply: str) -> str:
+    """The content of the one fenced block after the reasoning. Raises FormatError."""
+    text = after_thinking(reply)
+    fences = list(_FENCE.finditer(text))
+    if len(fences) != 2:
+        raise FormatError(
+            f"exactly one fenced block must follow {THINK_END}, which takes two fence lines and not {len(fences)}"
+        )
+    opening, closing = fences
+    if opening[2].lower() not in _LANGUAGES:
+        raise FormatError(f"the fenced block must be marked python, not {opening[2]!r:.40}")
+    if closing[2] or closing[1] != opening[1]:
+        raise FormatError("the fenced block is not closed by the fence that opened it")
+    return text[opening.end() + 1 : closing.start()]

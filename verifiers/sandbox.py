@@ -1,0 +1,86 @@
+"""The sandbox contract. Implementations stand in `rollout_workers.sandbox`; floor 0 only names what it needs."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from verifiers.errors import UserError
+
+
+class SandboxError(UserError):
+    """Root of what can go wrong with a sandbox, as opposed to a command that merely failed in it."""
+
+
+class SandboxUnavailable(SandboxError):
+    """No sandbox could be had, or a living one stopped answering with no sign that its commands did it. Ours."""
+
+
+class SandboxKilled(SandboxError):
+    """The commands killed the sandbox: out of memory, out of processes, its agent killed. The policy's doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What one sandbox may use. There is no network and no privilege to ask for."""
+
+    image: str | None = None
+    memory_bytes: int = 512 << 20
+    """All processes together."""
+    pids: int = 64
+    cpu_seconds: float = 60.0
+    """CPU time of one command's process, beside its wall-clock timeout."""
+    disk_bytes: int = 64 << 20
+    """Everything written below the working directory and /tmp."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Relative path -> content, put into the working directory at the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """How a command ended. `exit_code` is -N after signal N and None after a timeout."""
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int | None
+    truncated: bool = False
+    """Output beyond the limit was thrown away."""
+    timed_out: bool = False
+    oom: bool = False
+    """A process of it was killed for memory."""
+
+
+class Sandbox(Protocol):
+    """An isolated place to run commands in. It serves one episode or one grading, then is destroyed."""
+
+    async def exec(
+        self,
+        argv: Sequence[str] | str,
+        *,
+        stdin: bytes = b"",
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        timeout: float = 10.0,
+        output_limit: int = 1 << 16,
+    ) -> ExecResult:
+        """Run a program, or shell text if `argv` is a string. `timeout` in seconds; `output_limit` in bytes a stream.
+
+        Its whole process tree is gone when this returns. Raises SandboxKilled, SandboxUnavailable.
+        """
+        ...
+
+    async def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
+        """A regular file below the working directory. Raises FileNotFoundError, ValueError (too long), SandboxError."""
+        ...
+
+    async def write(self, path: str, data: bytes) -> None:
+        """Create or replace a file below the working directory, with its parents. Raises ValueError, SandboxError."""
+        ...
+
+
+class Sandboxes(Protocol):
+    """Where sandboxes come from."""
+
+    def open(self, spec: SandboxSpec = SandboxSpec()) -> AbstractAsyncContextManager[Sandbox]:
+        """A fresh sandbox, destroyed on leaving. Raises SandboxUnavailable on entering."""
+        ...
