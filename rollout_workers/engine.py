@@ -81,6 +81,7 @@ class Engine:
         """
         _quiet(config)
         from vllm import AsyncEngineArgs
+        from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from rollout_workers.transfer import transfer_config
@@ -95,6 +96,9 @@ class Engine:
             gpu_memory_utilization=config.gpu_memory_utilization,
             tensor_parallel_size=config.tensor_parallel_size,
             enforce_eager=config.eager,
+            hf_overrides=_native,
+            # One block table a layer type saves memory on long contexts and costs a small model a tenth of its speed.
+            disable_hybrid_kv_cache_manager=current_platform.is_cpu(),
             # Log-probabilities of the distribution that is sampled from, temperature included: the π of the objective.
             logprobs_mode="processed_logprobs",
             skip_tokenizer_init=True,
@@ -208,6 +212,16 @@ class Engine:
             self._failure = EngineError(f"the engine could not {what}: {error!r}")
             self._open.set()
             raise self._failure from error
+
+
+def _native(config: Any) -> Any:
+    """Serve CWM by vLLM's Llama, which it is but for its sliding layers, and those vLLM's Llama knows by `layer_types`.
+
+    vLLM itself would take its generic Transformers back end: the same numbers, at two thirds of the speed.
+    """
+    if config.architectures == ["CwmForCausalLM"]:
+        config.architectures = ["LlamaForCausalLM"]
+    return config
 
 
 def _quiet(config: EngineConfig) -> None:

@@ -8,16 +8,21 @@ Nothing here is secret: the candidate can forge these lines, and then only says 
 should return is not in this process, and not in this sandbox.
 """
 
+from __future__ import annotations
+
 import fcntl
 import json
 import os
 import signal
 import sys
 import types
-from collections.abc import Callable
-from typing import Any
 
 from verifiers._plain import decode, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing would take longer than most answers
+    from collections.abc import Callable
+    from typing import Any
 
 MODULE = "solution"
 

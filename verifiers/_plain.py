@@ -8,8 +8,13 @@ Standard library only: the same text runs on both sides of the border. The inner
 `show` read what came out without hashing or building more of it than the expected value has.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing would take longer than most answers
+    from typing import Any
 
 MAX_DEPTH = 60
 

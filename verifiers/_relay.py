@@ -46,12 +46,14 @@ class Budget:
     call: float
     left: float
 
-    async def run(self, sandbox: Sandbox, argv: Sequence[str], stdin: bytes = b"") -> ExecResult:
-        """Run within what is left, and take it off."""
+    async def run(self, sandbox: Sandbox, program: str | Sequence[str], stdin: bytes = b"") -> ExecResult:
+        """Run Python source, or a command if it comes in words, within what is left, and take it off."""
         begun = time.monotonic()
         timeout = max(0.1, min(self.left, self.call + START_SECONDS))
         try:
-            return await sandbox.exec(argv, stdin=stdin, timeout=timeout, output_limit=OUTPUT_LIMIT)
+            if isinstance(program, str):
+                return await sandbox.python(program, stdin=stdin, timeout=timeout, output_limit=OUTPUT_LIMIT)
+            return await sandbox.exec(program, stdin=stdin, timeout=timeout, output_limit=OUTPUT_LIMIT)
         finally:
             self.left -= time.monotonic() - begun
 
@@ -108,7 +110,7 @@ async def _round(
         "calls": calls,
         "seconds": budget.call,
     }
-    result = await budget.run(sandbox, ["python3", "-I", "-c", _program("_candidate")], json.dumps(request).encode())
+    result = await budget.run(sandbox, _program("_candidate"), json.dumps(request).encode())
     lines = _lines(result, nonce)
     if len(lines) > len(calls) + 2 or not all(map(_is_answer, lines)):
         raise TamperedError("the answer wrote into the channel of its results")

@@ -1,6 +1,9 @@
 """The format rules of replies. A reply opens inside `<think>`: one `</think>` splits reasoning from what counts."""
 
 import re
+from collections.abc import Sequence
+
+from verifiers.task import Message
 
 THINK_END = "</think>"
 _BOXED = re.compile(r"\\boxed(?![A-Za-z])")
@@ -10,6 +13,11 @@ _LANGUAGES = {"python", "py", "python3", ""}
 
 class FormatError(ValueError):
     """The reply breaks the format its task asked for; the message is one sentence for people and for the policy."""
+
+
+def asks_to_reason(messages: Sequence[Message]) -> bool:
+    """Whether a conversation switches reasoning on: it opens with a system message that mentions `</think>`."""
+    return bool(messages) and messages[0].role == "system" and THINK_END in messages[0].content
 
 
 def after_thinking(reply: str) -> str:

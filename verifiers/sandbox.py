@@ -69,6 +69,15 @@ class Sandbox(Protocol):
         """
         ...
 
+    async def python(
+        self, source: str, *, stdin: bytes = b"", timeout: float = 10.0, output_limit: int = 1 << 16
+    ) -> ExecResult:
+        """Run Python source as `exec(["python3", "-I", "-c", source])` does; cheaper where an interpreter stands ready.
+
+        Raises SandboxKilled, SandboxUnavailable.
+        """
+        ...
+
     async def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
         """A regular file below the working directory. Raises FileNotFoundError, ValueError (too long), SandboxError."""
         ...

@@ -98,15 +98,25 @@ class Box:
         output_limit: int = 1 << 16,
     ) -> ExecResult:
         """See `verifiers.sandbox.Sandbox.exec`. Raises ValueError for what cannot be run."""
-        if not 0 < timeout <= MAX_SECONDS or output_limit < 0:
-            raise ValueError(
-                f"timeout {timeout} and output limit {output_limit}: 0 to {MAX_SECONDS:g} seconds, and >= 0"
-            )
         words = ["/bin/sh", "-c", argv] if isinstance(argv, str) else list(argv)
         variables = dict(env or {})
         if not words or any("\0" in text for text in (*words, cwd, *variables, *variables.values())):
             raise ValueError("a command needs at least one word, and no NUL byte in it, its cwd or its environment")
-        request = {"op": "exec", "argv": words, "cwd": cwd, "env": variables, "timeout": timeout, "limit": output_limit}
+        request = {"op": "exec", "argv": words, "cwd": cwd, "env": variables}
+        return await self._run(request, stdin, timeout, output_limit)
+
+    async def python(
+        self, source: str, *, stdin: bytes = b"", timeout: float = 10.0, output_limit: int = 1 << 16
+    ) -> ExecResult:
+        """See `verifiers.sandbox.Sandbox.python`: the agent's own interpreter, forked. Raises ValueError."""
+        return await self._run({"op": "python", "source": source}, stdin, timeout, output_limit)
+
+    async def _run(self, request: Mapping[str, Any], stdin: bytes, timeout: float, output_limit: int) -> ExecResult:
+        if not 0 < timeout <= MAX_SECONDS or output_limit < 0:
+            raise ValueError(
+                f"timeout {timeout} and output limit {output_limit}: 0 to {MAX_SECONDS:g} seconds, and >= 0"
+            )
+        request = {**request, "timeout": timeout, "limit": output_limit}
         async with self._lock:
             killed = self._walls.oom_kills()
             reply, body = await self._call(

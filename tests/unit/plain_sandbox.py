@@ -54,6 +54,11 @@ class PlainSandbox:
         timed_out = asyncio.get_running_loop().time() - started >= timeout
         return ExecResult(out, err, None if timed_out else code, cut_out or cut_err, timed_out)
 
+    async def python(
+        self, source: str, *, stdin: bytes = b"", timeout: float = 10.0, output_limit: int = 1 << 16
+    ) -> ExecResult:
+        return await self.exec(["python3", "-I", "-c", source], stdin=stdin, timeout=timeout, output_limit=output_limit)
+
     async def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
         data = (self.root / path).read_bytes()
         if len(data) > limit:
