@@ -1,15 +1,18 @@
 # Every target makes .venv ready first, from a complete, hashed lock; that takes minutes once, then no time.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check doctor lock clean
+.PHONY: help setup demo demo-controls test test-fast check doctor lock clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## check the machine, then make .venv (CWM_RL_LOCK=cuda for GPUs, PYTHON=... for another Python 3.11)
 	@deploy/setup.sh
 
-demo: setup ## five real training steps of a tiny model, on this machine
+demo: setup ## a tiny model from nothing learns four domains, on this machine, in a quarter of an hour
 	@.venv/bin/cwm-rl train deploy/configs/nano.toml
+
+demo-controls: setup ## the same run with learning rate 0, and with shuffled rewards: neither may learn
+	@.venv/bin/cwm-rl controls deploy/configs/nano.toml
 
 test: setup ## the whole test suite
 	@.venv/bin/pytest

@@ -17,6 +17,8 @@ OK, FAILED, INTERRUPTED = 0, 1, 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; ends the process."""
+    # Before torch is loaded: an OpenMP thread that spins while it waits costs a busy machine most of its speed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parser().parse_args(arguments)
     sys.exit(_guarded(options))
 
@@ -57,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     _config_options(train)
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and what would start")
 
+    controls = add("controls", _controls, "Take a run twice so that it cannot learn, and show that it does not.")
+    _config_options(controls)
+
     resume = add("resume", _resume, "Go on with a run from its newest checkpoint.")
     resume.add_argument("run", type=Path, help="directory of the run")
     resume.add_argument(
@@ -71,9 +76,35 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="shape, e.g. hidden_size=256")
     init.add_argument("--corpus", action="append", default=[], help="text file to learn the vocabulary from")
 
+    sft = add("sft", _sft, "Learn from demonstrations: a configuration's warm start, or any model on a file.")
+    sft.add_argument("config", type=Path, nargs="?", help="TOML file with a [warm_start]; its model is kept and reused")
+    sft.add_argument("--model", help="Hugging Face directory or hub name to start from")
+    sft.add_argument("--data", type=Path, help='JSONL file of rows {"messages": [{"role": ..., "content": ...}, ...]}')
+    sft.add_argument("--out", type=Path, help="directory to make; a stage that was interrupted goes on")
+    sft.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="e.g. messages=conversation")
+    sft.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights")
+    sft.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. tokens=1000000, lr=1e-5")
+
+    evaluate = add("eval", _eval, "Say how good a model is: pass@1 and pass@k on held-out tasks, with intervals.")
+    evaluate.add_argument("model", help="Hugging Face directory or hub name, such as a run's checkpoint")
+    evaluate.add_argument("--tasks", default="all", help="domains between commas, such as math,code; or all")
+    evaluate.add_argument("-n", type=int, default=200, help="held-out tasks a domain")
+    evaluate.add_argument("-k", type=int, default=1, help="samples a task, and the k of pass@k")
+    evaluate.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
+    evaluate.add_argument("--difficulty", type=int, help="instead of the sources' own; 1 is the easiest")
+    evaluate.add_argument("--config", type=Path, help="TOML file whose sources and rollout are used")
+    evaluate.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one setting")
+    evaluate.add_argument("--out", type=Path, help="directory to make for the results; one below evals/ if left out")
+    evaluate.add_argument("--json", action="store_true", help="print the results for programs, and all else to stderr")
+
     submit = add("submit", _submit, "Hand a run to a Ray cluster as a job named like the run.")
     _config_options(submit)
     submit.add_argument("--address", help="the cluster's dashboard, http://HOST:8265; else RAY_ADDRESS")
+
+    serve = add("serve", _serve, "Show the runs, their curves and episodes to a browser on this machine.")
+    serve.add_argument("--runs", type=Path, default=Path("runs"), help="directory of the runs")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on, of loopback")
+    serve.add_argument("--port", type=int, default=8400, help="port to listen on")
 
     doctor = add("doctor", _doctor, "Say what is there, and for what is missing, what brings it.")
     doctor.add_argument("--json", action="store_true", help="for programs")
@@ -97,33 +128,50 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from rl import config, run
+    from rl import config, prepare
 
-    return _execute(config.changed(run.stored_config(options.run), options.set), options.run.resolve())
+    return _execute(config.changed(prepare.stored_config(options.run), options.set), options.run.resolve())
 
 
 def _execute(settings: Any, directory: Path | None) -> int:
-    from rl import cluster, plan, report, run
+    from rl import closing
+
+    done = _run(settings, directory)
+    if done is None:
+        return INTERRUPTED
+    print(closing.close(*done))
+    return OK if done[1]["ledger"]["balanced"] else FAILED
+
+
+def _controls(options: argparse.Namespace) -> int:
+    from rl import config, controls
+
+    words = controls.run_controls(config.load(options.config, options.set), lambda settings: _run(settings, None))
+    if words is None:
+        return INTERRUPTED
+    print(words)
+    return OK
+
+
+def _run(settings: Any, directory: Path | None) -> tuple[Path, dict[str, Any]] | None:
+    """Take a run to its end: its directory and report, or None where it was interrupted."""
+    from rl import cluster, plan, prepare, run
     from rl.interrupts import run_interruptible
     from rollout_workers.renderer import Renderer
 
     plan.check_machine(settings)
     cluster.check(settings.cluster)
-    tasks = run.load_tasks(settings)
+    pools = prepare.load_tasks(settings)
     if settings.model.path is not None:
         Renderer.load(settings.model.path)  # complains of a missing or unfit model before anything is made for it
-    directory = directory or run.create(settings, _say)
+    directory = directory or prepare.create(settings, _say)
     advice = f"go on with: cwm-rl resume {shlex.quote(str(directory))} (what its actors printed: its folder logs)"
     try:
-        result = run_interruptible(run.execute(settings, directory, tasks, _say), advice)
+        result = run_interruptible(run.execute(settings, directory, pools, _say), advice)
     except* UserError:
         print(advice, file=sys.stderr)
         raise
-    if result is None:
-        return INTERRUPTED
-    print(report.in_words(result))
-    print(f"All of it: {directory / 'report.json'}")
-    return OK if result["ledger"]["balanced"] else FAILED
+    return None if result is None else (directory, result)
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -138,12 +186,65 @@ def _init_model(options: argparse.Namespace) -> int:
     from rl import config
     from rl.init_model import InitModel, digest, init_model
 
-    tree: dict[str, Any] = {"corpus": options.corpus}
-    for override in options.set:
-        config.override(tree, override)
-    size = init_model(config.validated(InitModel, tree, "init-model"), options.target)
+    shape = config.validated(InitModel, {"corpus": options.corpus} | _tree(options.set), "init-model")
+    size = init_model(shape, options.target)
     print(f"{options.target}: {size:,} parameters, sha256 {digest(options.target)}")
     return OK
+
+
+def _sft(options: argparse.Namespace) -> int:
+    from rl import config, sft
+    from rl.sft_config import SftConfig
+
+    if options.config is not None:
+        from rl.warm_start import prepare
+
+        if options.model or options.data or options.column:
+            raise config.ConfigError("sft takes a configuration, or --model and --data, not both")
+        prepare(config.load(options.config, options.set), _say, options.out)
+        return OK
+    if not (options.model and options.data and options.out):
+        raise config.ConfigError("sft takes a configuration, or --model, --data and --out")
+    settings = config.validated(SftConfig, _tree(options.set), "--set")
+    sft.check_free(options.out)
+    columns = {field: name for field, _, name in (mapped.partition("=") for mapped in options.column)}
+    stage = sft.from_file(options.model, options.data, settings, columns=columns, dtype=options.dtype)
+    print(sft.in_words(sft.train(stage, options.out, _say), options.out))
+    return OK
+
+
+def _tree(overrides: Sequence[str]) -> dict[str, Any]:
+    from rl import config
+
+    tree: dict[str, Any] = {}
+    for text in overrides:
+        config.override(tree, text)
+    return tree
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from rl import evaluation_plan, evaluation_run
+    from rl.interrupts import run_interruptible
+
+    evaluation = evaluation_plan.prepare(
+        evaluation_plan.Request(
+            model=options.model,
+            domains=options.tasks,
+            tasks=options.n,
+            samples=options.k,
+            greedy=options.greedy,
+            difficulty=options.difficulty,
+            config=options.config,
+            overrides=options.set,
+            out=options.out,
+        )
+    )
+    say = _say_aside if options.json else _say
+    result = run_interruptible(evaluation_run.execute(evaluation, say), "stopped; nothing of the evaluation is kept")
+    if result is None:
+        return INTERRUPTED
+    print(json.dumps(result, indent=2) if options.json else evaluation_run.in_words(result, evaluation.out))
+    return OK if all(rates["tasks"] for rates in result["eval"].values()) else FAILED
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -153,6 +254,13 @@ def _submit(options: argparse.Namespace) -> int:
     job = jobs.job_for(settings, options.config, options.set)
     state = cluster.submit(options.address, job, _say)
     print(f"job {job.name}: {state}; its run: {job.directory}")
+    return OK
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from rl.service.server import serve
+
+    serve(options.runs, options.host, options.port, _say)
     return OK
 
 
@@ -166,6 +274,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def _say_aside(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from rl.watchdog import watched
 from verifiers.errors import UserError
 
 # What a job does not take along.
-_STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/models", "/tests")  # Ray leaves .git and .venv out itself
+_STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/evals", "/models", "/tests")  # Ray leaves .git and .venv out itself
 _HOST_AND_PORT = re.compile(r"[^:/]+:\d+")
 _REFUSED = "the Ray cluster at {} refuses us: set RAY_AUTH_TOKEN, or put its token into ~/.ray/auth_token"
 

@@ -9,7 +9,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rl.init_model import InitModel
+from rl.sft_config import SftConfig
 from rl.tasks.files import FileSource
+from rl.tasks.generated import GeneratedSource
+from rl.tasks.stream import MixtureStage
 from rollout_workers.config import RolloutConfig
 from verifiers.errors import UserError
 
@@ -58,9 +61,40 @@ class DataConfig(_Model):
     """Where tasks come from."""
 
     dir: Path = Field(Path("."), description="Relative paths of sources start here.")
-    sources: tuple[FileSource, ...] = Field(
-        min_length=1, description="Task files; drawn from in turn by weight of size."
+    sources: tuple[FileSource, ...] = Field((), description="Task files.")
+    generated: tuple[GeneratedSource, ...] = Field((), description="Generators of endless tasks.")
+    mixture: tuple[MixtureStage, ...] = Field(
+        (), description="How often each domain is drawn, by step; none draws from all files alike, task by task."
     )
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> "DataConfig":
+        if not self.sources and not self.generated:
+            raise ValueError("data needs at least one of data.sources and data.generated")
+        if self.sources and self.generated and not self.mixture:
+            raise ValueError("files and generators together need a data.mixture, which says how often each is drawn")
+        steps = [stage.from_step for stage in self.mixture]
+        if steps and (steps[0] != 0 or steps != sorted(set(steps))):
+            raise ValueError(f"the stages of data.mixture must begin at step 0 and go up, not at {steps}")
+        return self
+
+
+class WarmStartConfig(_Model):
+    """A supervised stage on the generators' demonstrations, before the run; its model is kept for the next one."""
+
+    directory: Path = Field(Path("models"), description="Where warm starts are kept.")
+    mistakes: dict[str, float] = Field(
+        {}, description="Domain -> probability that a decision in a demonstration goes wrong; 0 without an entry."
+    )
+    weights: dict[str, int] = Field({}, description="Domain -> how many demonstrations in turn; 1 without an entry.")
+    sft: SftConfig = SftConfig()
+
+
+class EvalConfig(_Model):
+    """Evaluation on held-out tasks before the first step and after the last one."""
+
+    tasks: int = Field(200, ge=1, description="Held-out tasks a domain.")
+    samples: int = Field(1, ge=1, description="Episodes a task, at the rollouts' temperature.")
 
 
 class AlgorithmConfig(_Model):
@@ -74,6 +108,9 @@ class AlgorithmConfig(_Model):
     norm: float = Field(131072, gt=0, description="N, the constant the objective is divided by (CWM: its context).")
     token_budget: int = Field(8192, ge=1, description="A batch is cut at so many tokens with non-zero advantage.")
     max_lag: int = Field(4, ge=0, description="Newest version − version of the last sampled token, at most.")
+    shuffle_rewards: bool = Field(
+        False, description="A control that must not learn: rewards are dealt out by chance within each group."
+    )
     rare_token_from: int | None = Field(
         None, ge=0, description="Gibberish: ids from here on are rare (vocabulary by frequency); none turns it off."
     )
@@ -82,7 +119,7 @@ class AlgorithmConfig(_Model):
 class LearnerConfig(_Model):
     """The optimiser and the machine it runs on."""
 
-    lr: float = Field(3e-4, gt=0, description="AdamW's learning rate, constant.")
+    lr: float = Field(3e-4, ge=0, description="AdamW's learning rate, constant; 0 is a control that must not learn.")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's.")
     eps: float = Field(1e-8, gt=0, description="AdamW's.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's.")
@@ -129,6 +166,8 @@ class Config(_Model):
     run: RunConfig = RunConfig()
     model: ModelConfig
     data: DataConfig
+    warm_start: WarmStartConfig | None = Field(None, description="None starts from the model as it is.")
+    eval: EvalConfig | None = Field(None, description="None evaluates nothing.")
     verifiers: dict[str, dict[str, float]] = Field(
         {}, description="What scores the tasks that name a verifier: verifier -> weight. Without an entry, itself."
     )
@@ -146,11 +185,14 @@ class Config(_Model):
             raise ValueError(
                 f"rollout.engine.context is {context} and model.init.context only {self.model.init.context}"
             )
-        for index, source in enumerate(self.data.sources):
-            if (tokens := source.limits.apply().tokens) > context:
-                raise ValueError(
-                    f"data.sources.{index}.limits.tokens is {tokens} and rollout.engine.context only {context}"
-                )
+        limits = {f"data.sources.{at}": source.limits for at, source in enumerate(self.data.sources)}
+        limits |= {f"data.generated.{at}": source.limits for at, source in enumerate(self.data.generated)}
+        for key, override in limits.items():
+            if (tokens := override.apply().tokens) > context:
+                raise ValueError(f"{key}.limits.tokens is {tokens} and rollout.engine.context only {context}")
+        for name, part in (("warm_start", self.warm_start), ("eval", self.eval)):
+            if part is not None and not self.data.generated:
+                raise ValueError(f"[{name}] needs data.generated: files have neither demonstrations nor held-out tasks")
         return self
 
 

@@ -1,11 +1,10 @@
 """The rollout workers as the driver sees them: started, handed work and weights, and started anew when lost."""
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 from rl import cluster
 from rl.cluster import Actor, ActorLost
-from rl.ledger.writer import Ledger
 from rollout_workers.engine import EngineError
 from rollout_workers.trajectory import Episode, EpisodeKey, Failed
 from rollout_workers.weights import WeightsRef
@@ -13,6 +12,8 @@ from rollout_workers.worker import RolloutWorker, WorkerSetup, WorkerStatus
 from verifiers.errors import UserError
 from verifiers.task import Task
 from verifiers.verdict import Outcome, Verdict
+
+_LOOK_AGAIN = 0.05
 
 
 class FleetError(UserError):
@@ -23,6 +24,14 @@ class FleetError(UserError):
 
 class WorkerLost(Exception):
     """The worker died under a call. The call's episode may be tried again."""
+
+
+class Faults(Protocol):
+    """Where losses are written down, such as the ledger."""
+
+    def fault(self, actor: str, kind: str, detail: str) -> None:
+        """Something of ours failed and was dealt with."""
+        ...
 
 
 class Worker:
@@ -66,11 +75,12 @@ class Worker:
 class Fleet:
     """Starts workers and keeps them; every call names the worker it went to."""
 
-    def __init__(self, setup: WorkerSetup, ledger: Ledger, restarts: int) -> None:
+    def __init__(self, setup: WorkerSetup, faults: Faults, restarts: int) -> None:
         self._setup = setup
-        self._ledger = ledger
+        self._faults = faults
         self._restarts = restarts
         self._weights: WeightsRef | None = None
+        self._serving = False
         self._starting: set[asyncio.Task[None]] = set()
         self.workers = [Worker(i, setup.config.slots) for i in range(setup.config.workers)]
         self.sandbox = ""
@@ -81,6 +91,18 @@ class Fleet:
         async with asyncio.TaskGroup() as group:
             for worker in self.workers:
                 group.create_task(self._start(worker))
+
+    async def serve(self) -> None:
+        """Workers sample from the weights they were started with, as version 0, until others come."""
+        self._serving = True
+        for worker in self.workers:
+            await (await worker.ready()).call("serve")
+
+    async def has(self, version: int) -> None:
+        """Wait until every worker samples from `version` or a newer one. Whoever calls has a deadline."""
+        for worker in self.workers:
+            while (await (await worker.ready()).call("status")).version < version:  # noqa: ASYNC110 (another process)
+                await asyncio.sleep(_LOOK_AGAIN)
 
     def least_loaded(self) -> Worker:
         """Where the next group goes."""
@@ -93,9 +115,9 @@ class Fleet:
             if worker.actor is not None:
                 worker.actor.tell("offer", ref)
 
-    async def sample(self, worker: Worker, key: EpisodeKey, task: Task) -> Episode | Failed:
+    async def sample(self, worker: Worker, key: EpisodeKey, task: Task, *, greedy: bool = False) -> Episode | Failed:
         """Raises WorkerLost."""
-        return await self._call(worker, "sample", key, task)  # type: ignore[no-any-return]
+        return await self._call(worker, "sample", key, task, greedy)  # type: ignore[no-any-return]
 
     async def grade(self, worker: Worker, task: Task, episode: Episode) -> Verdict:
         """The verdict; a lost worker is an infrastructure error of the grading, not of the sampling."""
@@ -137,7 +159,7 @@ class Fleet:
         if worker.actor is not lost:
             return
         worker.replace(None)
-        self._ledger.fault(worker.name, type(error).__name__, str(error))
+        self._faults.fault(worker.name, type(error).__name__, str(error))
         lost.kill()
         self._restarts -= 1
         if self._setup.config.engine.transport == "nccl":
@@ -165,6 +187,8 @@ class Fleet:
         )
         try:
             self.sandbox = await actor.call("start")
+            if self._serving and self._weights is None:
+                await actor.call("serve")
         except Exception as error:
             worker.fail(error)
             raise

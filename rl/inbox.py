@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rl.algorithm.advantages import ADVANTAGES, of_group
 from rl.algorithm.batch import cut
+from rl.algorithm.controls import shuffled
 from rl.algorithm.filters import partition
 from rl.config import AlgorithmConfig
 from rl.learner.packing import Row, rows
@@ -74,9 +75,14 @@ class Inbox:
                     await self._changed.wait()
             finally:
                 self.starving = False
-        found = [row for group in taken for row in rows(group.members, of_group(group, self._estimator).tolist())]
+        found = [row for group in taken for row in rows(group.members, self._advantages(group))]
         self.taken_episodes += sum(len(group.members) for group in taken)
         return Batch(tuple(taken), tuple(found))
+
+    def _advantages(self, group: Group) -> list[float]:
+        """Of its members, in their order."""
+        graded = shuffled(group, 0) if self._config.shuffle_rewards else group
+        return of_group(graded, self._estimator).tolist()
 
     def _cut(self) -> list[Group]:
         taken, self._waiting = cut(self._sift(self._waiting), self._config.token_budget, self._estimator)

@@ -1,7 +1,9 @@
 """A model from nothing: CWM's architecture in miniature, with a tokenizer, as an ordinary Hugging Face directory."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +78,11 @@ class InitModel(BaseModel):
         return self
 
 
-def build_tokenizer(corpus: Sequence[Path], vocab_size: int) -> Any:
-    """A byte-level BPE with single digits, chat roles and trace tokens. Raises OSError for a corpus it cannot read."""
+def build_tokenizer(corpus: Sequence[Path], vocab_size: int, texts: Iterable[str] = ()) -> Any:
+    """A byte-level BPE with single digits, chat roles and trace tokens, learnt from files and from `texts`.
+
+    Raises OSError for a file it cannot read.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -96,7 +101,7 @@ def build_tokenizer(corpus: Sequence[Path], vocab_size: int) -> Any:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_lines(corpus), trainer)
+    tokenizer.train_from_iterator(chain(_lines(corpus), _pieces(texts)), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **_NAMED_TOKENS,
@@ -107,8 +112,8 @@ def build_tokenizer(corpus: Sequence[Path], vocab_size: int) -> Any:
     )
 
 
-def init_model(shape: InitModel, target: Path) -> int:
-    """Write the directory and return the number of parameters.
+def init_model(shape: InitModel, target: Path, texts: Iterable[str] = ()) -> int:
+    """Write the directory and return the number of parameters. The tokenizer is learnt from `texts` as well.
 
     Raises InitModelError where `target` exists or cannot be made, or a corpus cannot be read.
     """
@@ -119,7 +124,7 @@ def init_model(shape: InitModel, target: Path) -> int:
     if target.exists():
         raise InitModelError(f"{target} exists: choose another path, or remove it")
     try:
-        tokenizer = build_tokenizer([Path(path) for path in shape.corpus], shape.vocab_size)
+        tokenizer = build_tokenizer([Path(path) for path in shape.corpus], shape.vocab_size, texts)
         target.mkdir(parents=True)
     except OSError as error:
         raise InitModelError(f"{error.filename}: {error.strerror}") from error
@@ -161,6 +166,13 @@ def digest(directory: Path) -> str:
     for path in sorted(directory.iterdir()):
         total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """What stands between special tokens: a merge must not be spent on their spelling."""
+    marks = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+    for text in texts:
+        yield from filter(None, marks.split(text))
 
 
 def _lines(corpus: Sequence[Path]) -> Iterator[str]:

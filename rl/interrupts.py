@@ -4,7 +4,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import psutil
@@ -43,6 +45,33 @@ def run_interruptible(work: Coroutine[None, None, T], advice: str) -> T | None:
             return None
 
     return asyncio.run(watched())
+
+
+@contextmanager
+def stop_asked() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets, for work that looks at it; the second one ends at once.
+
+    Only the main thread can be asked: elsewhere the event stays unset.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(*_: object) -> None:
+        asked.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        print("stopping; once more ends it at once", file=sys.stderr, flush=True)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end_now(advice: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from rl.config import Config
+from rl.config import Config, WarmStartConfig
 from rollout_workers.sandbox.select import choose
 from verifiers.errors import UserError
 
@@ -53,14 +53,24 @@ def in_words(config: Config) -> list[str]:
         f"model      {model}, {config.model.dtype}",
         f"workers    {rollout.workers} x {rollout.slots} episodes at once, {rollout.cpus:g} CPUs and {rollout.gpus:g} "
         f"GPUs each, context {engine.context}, KV cache at a swap: {engine.kv}",
+        f"warm start {'none' if config.warm_start is None else _warm_start(config.warm_start)}",
         f"learner    {learner.device}, {learner.cpus:g} CPUs and {learner.gpus:g} GPUs, AdamW {learner.lr:g}",
         f"weights    by {engine.transport}",
         f"sandbox    {rollout.sandbox.backend}",
-        f"tasks      {', '.join(str(config.data.dir / source.path) for source in config.data.sources)}",
+        f"tasks      {', '.join(_tasks(config))}",
         f"batches    of {config.algorithm.token_budget} tokens with an advantage, groups of "
         f"{config.algorithm.group_size}, lag at most {config.algorithm.max_lag}",
         f"steps      {config.run.steps}, a checkpoint every {config.checkpoint.every}",
     ]
+
+
+def _tasks(config: Config) -> list[str]:
+    files = [str(config.data.dir / source.path) for source in config.data.sources]
+    return files + [f"generated {one.generator} at difficulty {one.difficulty}" for one in config.data.generated]
+
+
+def _warm_start(warm: WarmStartConfig) -> str:
+    return f"{warm.sft.tokens:,} tokens of demonstrations, kept in {warm.directory}"
 
 
 def _existing(path: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from rl import evaluate
 from rl.algorithm.staleness import lag
 from rl.exactness import Gap
 from rl.inbox import Batch
@@ -52,14 +53,13 @@ def _parts(members: list[Scored]) -> dict[str, float]:
     return {name: fmean(found[name]) for name in sorted(found)}
 
 
-def step_line(step: int, steps: int, stats: Mapping[str, Any]) -> str:
-    """A step in one line."""
-    reward = "  ".join(f"{domain} {value:+.3f}" for domain, value in stats["reward"].items())
-    parts = "  ".join(f"{name} {value:+.3f}" for name, value in stats["parts"].items())
+def step_line(step: int, steps: int, stats: Mapping[str, Any], speed: float, dropped: Mapping[DropReason, int]) -> str:
+    """A step in one line; `speed` in trained tokens a second, `dropped` since the run's beginning."""
+    reward = "  ".join(f"{domain} {value:+.2f}" for domain, value in stats["reward"].items())
+    lost = ", ".join(f"{reason} {count}" for reason, count in dropped.items()) or "none"
     return (
-        f"step {step}/{steps}  reward {reward}  of which {parts}  |  {stats['episodes']} episodes, "
-        f"{stats['sampled_tokens']} tokens, lag ≤ {stats['lag_max']}, entropy {stats['entropy']:.2f}, "
-        f"|g| {stats['grad_norm']:.3g}"
+        f"step {step}/{steps}  {reward}  |  {stats['episodes']} episodes, {speed:,.0f} tokens/s, "
+        f"lag ≤ {stats['lag_max']}, entropy {stats['entropy']:.2f}, |g| {stats['grad_norm']:.2g}  |  dropped: {lost}"
     )
 
 
@@ -87,6 +87,7 @@ def build(
         trained = sum(step.sampled_tokens for step in steps if step.at >= began)
         return {
             "run": reader.run_id,
+            **evaluations(directory),
             "steps": reader.step,
             "version": reader.version,
             "seconds": dict(seconds),
@@ -121,6 +122,24 @@ def build(
         }
 
 
+def evaluations(directory: Path) -> dict[str, Any]:
+    """What the run's evaluations came to: `eval` by time and domain, `second_turn`; empty without any."""
+    samples = {
+        when: evaluate.read(path)
+        for when in ("before", "after")
+        if (path := directory / "eval" / f"{when}.jsonl").exists()
+    }
+    if not samples:
+        return {}
+    later = {when: evaluate.second_turn(one) for when, one in samples.items()}
+    found: dict[str, Any] = {"eval": {when: evaluate.summarise(one) for when, one in samples.items()}}
+    found["second_turn"] = {when: one["solved"] for when, one in later.items()}
+    found["second_turn"]["tasks"] = {when: one["tasks"] for when, one in later.items()}
+    if len(later) == 2:
+        found["second_turn"]["gain"] = later["after"]["solved"] - later["before"]["solved"]
+    return found
+
+
 def _shown(stats: Mapping[str, Any]) -> dict[str, Any]:
     return {key: stats[key] for key in ("reward", "parts", "entropy", "kl_k3", "clip_fraction", "grad_norm", "lag_max")}
 
@@ -130,6 +149,7 @@ def in_words(report: Mapping[str, Any]) -> str:
     first, last = report["reward"][0], report["reward"][-1]
     ledger, dropped = report["ledger"], {reason: n for reason, n in report["dropped"].items() if n}
     lines = [f"{report['steps']} optimiser steps in {report['seconds']['training']:.0f} s of training."]
+    lines += _evaluation_in_words(report)
     for kind in ("reward", "parts"):
         for name, after in last[kind].items():
             before = first[kind].get(name)
@@ -158,6 +178,25 @@ def in_words(report: Mapping[str, Any]) -> str:
         f"peak memory {report['peak_rss_bytes'] / 2**30:.1f} GiB. {report['sandbox']}"
     )
     return "\n".join(lines)
+
+
+def _evaluation_in_words(report: Mapping[str, Any]) -> list[str]:
+    lines = []
+    before, after = (report.get("eval", {}).get(when, {}) for when in ("before", "after"))
+    for domain, rates in after.items():
+        first = before.get(domain)
+        earlier = f"{first['pass@1']:.3f} ({first['low']:.2f} to {first['high']:.2f}) before, " if first else ""
+        lines.append(
+            f"  held-out {domain}, {rates['tasks']} tasks: {earlier}{rates['pass@1']:.3f} "
+            f"({rates['low']:.2f} to {rates['high']:.2f}) after"
+        )
+    later = report.get("second_turn", {})
+    if "gain" in later:
+        lines.append(
+            f"  code tasks solved at a later turn after a failed first one: {later['before']:.0%} of "
+            f"{later['tasks']['before']:.0f} before, {later['after']:.0%} of {later['tasks']['after']:.0f} after"
+        )
+    return lines
 
 
 def peak_rss_bytes(actors: Iterable[int]) -> int:

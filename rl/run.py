@@ -2,42 +2,31 @@
 
 import asyncio
 import json
-import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl import cluster, exactness, report
+from rl import cluster, evaluate, exactness, report
 from rl.cluster import Actor
-from rl.config import Config, validated
+from rl.config import Config
 from rl.fleet import Fleet
 from rl.inbox import Batch, Inbox
-from rl.init_model import init_model
 from rl.learner import checkpoint
 from rl.learner.learner import Learner, LearnerSetup
 from rl.ledger import Ledger, Reader
+from rl.live import Live
+from rl.prepare import Say, base_model, recipe, warm_start_seconds
 from rl.publisher import WeightsDirectory
 from rl.rollouts import Rollouts
-from rl.tasks.files import load
-from rl.tasks.stream import stream
+from rl.tasks.stream import Pool, stream
 from rl.train import train
 from rl.waits import Waits
-from rollout_workers.environments import ENVIRONMENTS
 from rollout_workers.renderer import Renderer
 from rollout_workers.weights import WeightsRef
 from rollout_workers.worker import WorkerSetup
-from verifiers.combine import Combined
-from verifiers.errors import UserError
-from verifiers.task import Task
-
-Say = Callable[[str], None]
-
-
-class RunError(UserError):
-    """A run that cannot start or go on, in one sentence."""
 
 
 @dataclass
@@ -53,6 +42,7 @@ class Run:
     weights: WeightsDirectory
     say: Say
     waits: Waits
+    live: Live
 
     def remaining(self) -> range:
         """Steps still to take."""
@@ -74,7 +64,7 @@ class Run:
         self.ledger.commit(step, batch.keys, stats)
         if step % self.config.checkpoint.every == 0 or step == self.config.run.steps:
             await self.save(step)
-        self.say(report.step_line(step, self.config.run.steps, stats))
+        self.live.step(step, stats)
 
     async def save(self, step: int) -> None:
         """A checkpoint of the last step."""
@@ -97,6 +87,28 @@ class Run:
         self.fleet.offer(WeightsRef(self.ledger.publish(self.ledger.step), str(path)))
         self.weights.prune()
 
+    async def evaluate(self, when: str) -> None:
+        """Episodes on held-out tasks, unless they are there already: eval/`when`.jsonl."""
+        path = self.directory / "eval" / f"{when}.jsonl"
+        wanted = self.config.eval
+        if wanted is None or path.exists():
+            return
+        if self.ledger.version < 0:
+            await self.fleet.serve()
+        async with self.waits.named("every worker's newest weights", self.config.rollout.engine.swap_seconds):
+            await self.fleet.has(max(0, self.ledger.version))
+        tasks = evaluate.held_out(self.config.data.generated, wanted.tasks)
+        done = 0
+
+        def count(number: int) -> None:
+            nonlocal done
+            done = number
+
+        async with self.live.shown(f"evaluation {when}", len(tasks) * wanted.samples, lambda: done):
+            samples = await evaluate.evaluate(self.fleet, tasks, wanted.samples, done=count)
+        evaluate.write(samples, path)
+        self.say(evaluate.table(evaluate.summarise(samples)))
+
     async def status(self) -> tuple[dict[str, dict[str, float]], list[int]]:
         """Where each actor's time went, by cause, and the actors' process ids."""
         workers = await self.fleet.statuses()
@@ -118,76 +130,30 @@ class Run:
             return exactness.summarise(await self.learner.call("gaps", chosen, {v: rows[v] for v in chosen}))
 
 
-def load_tasks(config: Config) -> list[Task]:
-    """All tasks, checked by the verifiers that will score them. Raises ValueError with one sentence."""
-    checkers: dict[str, Combined] = {}
-
-    def check(task: Task) -> None:
-        if task.environment not in ENVIRONMENTS:
-            known = ", ".join(sorted(ENVIRONMENTS))
-            raise ValueError(f"there is no environment '{task.environment}': known are {known}")
-        if task.verifier not in checkers:
-            checkers[task.verifier] = Combined(_recipe(config, task.verifier))
-        checkers[task.verifier].check_task(task)
-
-    return [task for source in config.data.sources for task in load(source, config.data.dir, check)]
-
-
-def _recipe(config: Config, verifier: str) -> dict[str, float]:
-    """What scores the tasks that name `verifier`."""
-    return config.verifiers.get(verifier) or {verifier: 1.0}
-
-
-def create(config: Config, say: Say) -> Path:
-    """Make a run's directory with its configuration, its model and an empty ledger. Raises RunError, OSError."""
-    name = config.run.id or time.strftime("%Y%m%d-%H%M%S")
-    directory = config.run.directory.resolve() / name
-    try:
-        directory.mkdir(parents=True)
-    except FileExistsError as error:
-        raise RunError(f"{directory} exists: go on with `cwm-rl resume {directory}`, or set another run.id") from error
-    except OSError as error:
-        raise RunError(f"{directory} cannot be made: {error.strerror}") from error
-    try:
-        if config.model.init is not None:
-            size = init_model(config.model.init, directory / "model")
-            say(f"made a model of {size:,} parameters from nothing")
-        (directory / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-        with Ledger.create(directory, name, config.model_dump(mode="json")):
-            pass
-    except BaseException:
-        shutil.rmtree(directory)
-        raise
-    say(f"run {name}: {config.run.steps} steps, in {directory}")
-    return directory
-
-
-def stored_config(directory: Path) -> Config:
-    """The configuration a run was created with. Raises RunError, ConfigError."""
-    path = directory / "config.json"
-    try:
-        tree = json.loads(path.read_text())
-    except OSError as error:
-        raise RunError(f"there is no run in {directory}: {error.strerror}") from error
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}") from error
-    return validated(Config, tree, str(path))
-
-
-async def execute(config: Config, directory: Path, tasks: list[Task], say: Say) -> dict[str, Any]:
+async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) -> dict[str, Any]:
     """Train from where the run stands to its last step; write and return the report. Raises what any part raises."""
     started = time.monotonic()
-    async with _opened(config, directory, tasks, say) as run:
+    async with _opened(config, directory, pools, say) as run:
         loop_started, began = time.monotonic(), time.time()
+        await run.evaluate("before")
+        train_started = time.monotonic()
         with Reader(directory) as reader:
-            order = stream(tasks, config.run.seed, skip=reader.groups)
-        async with asyncio.TaskGroup() as both:
+            order = stream(pools, config.data.mixture, config.run.seed, reader.drawn(), lambda: run.ledger.step)
+        async with run.live.shown("training", config.run.steps, lambda: run.ledger.step), asyncio.TaskGroup() as both:
             rollouts = Rollouts(config, order, run.fleet, run.ledger, run.inbox)
             sampling = both.create_task(rollouts.run(), name="rollouts")
             await train(run)
             sampling.cancel()
-        seconds = {"startup": loop_started - started, "training": time.monotonic() - loop_started}
+        train_ended = time.monotonic()
         run.ledger.finish()
+        await run.evaluate("after")
+        seconds = {
+            **warm_start_seconds(directory),
+            "startup": loop_started - started,
+            "eval_before": train_started - loop_started,
+            "training": train_ended - train_started,
+            "eval_after": time.monotonic() - train_ended,
+        }
         gap = await run.gap()
         times, pids = await run.status()
         result = report.build(directory, began, seconds, times, gap, run.fleet.sandbox, pids)
@@ -196,9 +162,9 @@ async def execute(config: Config, directory: Path, tasks: list[Task], say: Say) 
 
 
 @asynccontextmanager
-async def _opened(config: Config, directory: Path, tasks: list[Task], say: Say) -> AsyncIterator[Run]:
+async def _opened(config: Config, directory: Path, pools: list[Pool], say: Say) -> AsyncIterator[Run]:
     """Ledger, cluster, learner and workers; on leaving, all of them ended."""
-    base = config.model.path or str(directory / "model")
+    base = base_model(config, directory)
     renderer = Renderer.load(base, reasoning=config.rollout.reasoning)
     async with AsyncExitStack() as stack:
         ledger = stack.enter_context(Ledger.open(directory))
@@ -209,7 +175,7 @@ async def _opened(config: Config, directory: Path, tasks: list[Task], say: Say) 
         say(f"{where}; starting the learner and {config.rollout.workers} worker(s)")
         learner = _start_learner(config, model, resumed=model != base)
         stack.callback(learner.kill)
-        recipes = {name: _recipe(config, name) for name in sorted({task.verifier for task in tasks})}
+        recipes = {name: recipe(config, name) for pool in pools for name in sorted(pool.verifiers)}
         setup = WorkerSetup(directory.name, base, config.model.dtype, config.run.seed, config.rollout, recipes)
         fleet = Fleet(setup, ledger, config.guard.worker_restarts)
         stack.push_async_callback(fleet.stop)
@@ -225,7 +191,8 @@ async def _opened(config: Config, directory: Path, tasks: list[Task], say: Say) 
         keep = 3 + config.guard.gap_versions
         weights = stack.enter_context(WeightsDirectory.open(directory, size, keep))
         inbox = Inbox(config.algorithm, renderer.vocab_size, ledger, config.guard.zero_advantage_groups)
-        run = Run(config, directory, ledger, learner, fleet, inbox, weights, say, waits)
+        live = Live(config.run.steps, ledger, waits, say)
+        run = Run(config, directory, ledger, learner, fleet, inbox, weights, say, waits, live)
         if ledger.newest_checkpoint() is None:
             await run.save(0)
         for group in ledger.ready():

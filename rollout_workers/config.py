@@ -28,7 +28,9 @@ class RolloutConfig(BaseModel):
     slots: int = Field(16, ge=1, description="Episodes that run at once in one worker.")
     cpus: float = Field(1, gt=0, description="CPUs Ray reserves for one worker.")
     gpus: float = Field(0, ge=0, description="GPUs Ray reserves for one worker.")
-    reasoning: bool = Field(True, description="Open every reply inside <think>.")
+    reasoning: bool = Field(
+        True, description="Open replies inside <think> where the system message mentions </think>; false never does."
+    )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature; the learner's is the same.")
     grading_seconds: float = Field(120, gt=0, description="Deadline of one grading.")
     engine: EngineConfig = EngineConfig()

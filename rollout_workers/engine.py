@@ -116,26 +116,37 @@ class Engine:
         finally:
             await asyncio.to_thread(llm.shutdown)
 
-    async def sample(self, prompt: Sequence[int], max_tokens: int) -> Sampled:
-        """Sample one reply of at most `max_tokens` tokens to `prompt`, end token included. Raises EngineError."""
+    async def serve(self) -> None:
+        """Sample from the weights that it was started with, as version 0. Raises EngineError."""
+        async with self._updating("serve the weights it was started with"):
+            await self._llm.update_weight_version("0")
+        self.version = 0
+        self._open.set()
+
+    async def sample(self, prompt: Sequence[int], max_tokens: int, *, greedy: bool = False) -> Sampled:
+        """Sample one reply of at most `max_tokens` tokens to `prompt`, end token included. Raises EngineError.
+
+        `greedy` takes the likeliest token each time; its log-probabilities are those of that policy, all 0.
+        """
         while True:
             await self._open.wait()
             if self._failure is not None:
                 raise self._failure
             version = self.version
-            sampled = await self._sample(prompt, max_tokens, salt=version)
+            temperature = 0.0 if greedy else self._temperature
+            sampled = await self._sample(prompt, max_tokens, temperature, salt=version)
             # A request that was prefilled before a swap and sampled after it would hold cached keys of older weights
             # than its label says. It has told us nothing yet that its content depends on: sample it again.
             if self._config.kv == "recompute" or not sampled.completions or sampled.completions[0].version == version:
                 return sampled
 
-    async def _sample(self, prompt: Sequence[int], max_tokens: int, salt: int) -> Sampled:
+    async def _sample(self, prompt: Sequence[int], max_tokens: int, temperature: float, salt: int) -> Sampled:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
         params = SamplingParams(
-            temperature=self._temperature,
+            temperature=temperature,
             max_tokens=max_tokens,
             logprobs=0,
             detokenize=False,
@@ -214,6 +225,17 @@ class Engine:
             raise self._failure from error
 
 
+class Greedy:
+    """An engine that takes the likeliest token each time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def sample(self, prompt: Sequence[int], max_tokens: int) -> Sampled:
+        """See `Engine.sample`."""
+        return await self._engine.sample(prompt, max_tokens, greedy=True)
+
+
 def _native(config: Any) -> Any:
     """Serve CWM by vLLM's Llama, which it is but for its sliding layers, and those vLLM's Llama knows by `layer_types`.
 
@@ -235,4 +257,4 @@ def _quiet(config: EngineConfig) -> None:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = config.cores
 
 
-__all__ = ["Engine", "EngineConfig", "EngineError", "Sampled", "WeightsError"]
+__all__ = ["Engine", "EngineConfig", "EngineError", "Greedy", "Sampled", "WeightsError"]

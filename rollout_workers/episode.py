@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rollout_workers.clock import Clock
 from rollout_workers.engine import EngineError, Sampled
-from rollout_workers.environments import ENVIRONMENTS, Environment
+from rollout_workers.environments import ENVIRONMENTS, Environment, Left
 from rollout_workers.renderer import Renderer
 from rollout_workers.trajectory import (
     Context,
@@ -45,6 +45,7 @@ async def run_episode(
         async with asyncio.timeout(task.limits.seconds), ENVIRONMENTS[task.environment](task, sandboxes) as environment:
             talk = _Talk(task, prompt, renderer)
             stop = await talk.run(sampler, environment, clock)
+            files = dict(environment.files)
     except TimeoutError:
         return Failed(key, FailureReason.DEADLINE, f"acting took more than {task.limits.seconds:g} s")
     except SandboxUnavailable as error:
@@ -53,6 +54,7 @@ async def run_episode(
         reply=talk.reply,
         turns=tuple(talk.messages),
         completion_tokens=talk.sampled_tokens,
+        files=files,
         stop=stop.value,
     )
     trajectories = (Trajectory(tuple(talk.segments)),)
@@ -82,7 +84,8 @@ class _Talk:
                 return StopReason.TOKENS
             with clock.time("tool"):
                 try:
-                    answer = await environment.respond(self.reply)
+                    left = Left(self._limits.turns - turn, self._limits.tokens - len(self._tokens))
+                    answer = await environment.respond(self.reply, left)
                 except SandboxKilled:
                     return StopReason.SANDBOX
             if answer is None:

@@ -2,17 +2,22 @@
 
 A chat template is rendered once with a placeholder for every content; what lies between placeholders is the template's
 own text and is encoded with special tokens, the contents are encoded without them. No content can forge a role.
+What demonstrations let the policy say may hold the special tokens that it can sample, but for the template's own.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
 from verifiers.errors import UserError
+from verifiers.reply import THINK_END, asks_to_reason
 from verifiers.task import Message
+
+THINK = "<think>"
 
 # Private-use characters: no template of anybody's writes or strips them.
 _SLOT = "\ue000{}\ue001"
@@ -24,7 +29,10 @@ class RendererError(UserError):
 
 
 class Renderer:
-    """Renders for one tokenizer. `reasoning` opens every reply inside `<think>`."""
+    """Renders for one tokenizer.
+
+    With `reasoning`, replies open inside `<think>` where the system message asks for it (`verifiers.reply`).
+    """
 
     def __init__(self, tokenizer: Any, *, vocab_size: int, reasoning: bool = True) -> None:
         if not tokenizer.chat_template:
@@ -37,7 +45,9 @@ class Renderer:
         self._tokenizer = tokenizer
         self.vocab_size = vocab_size
         """Of the model; its tokenizer may have fewer tokens."""
-        self._open = "<think>\n" if reasoning else ""
+        self._reasoning = reasoning
+        self._frames: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._encoded: dict[str, list[int]] = {}
         self._tool_role = self._find_tool_role()
         self.stop_ids = _stop_ids(tokenizer)
         if not self.stop_ids:
@@ -72,6 +82,24 @@ class Renderer:
                 frame[0] = frame[0].removeprefix(self._tokenizer.convert_ids_to_tokens(token))
         return self._encode(frame, new)
 
+    def demonstration(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """Tokens of a conversation as an episode would have them, and True on those that the policy writes.
+
+        That is its replies, each with an end token; what follows the last one is left out. The special tokens that a
+        policy may write are encoded as such in its replies, see `_writable`.
+        """
+        tokens: list[int] = []
+        mask: list[bool] = []
+        begin = 0
+        for at in (at for at, message in enumerate(messages) if message.role == "assistant"):
+            before = messages[begin:at]
+            context = self.bridge(messages[:begin], before, ended=True) if begin else self.prompt(before)
+            reply = list(self._reply(messages[at].content, opened=self._opens(messages)))
+            tokens += [*context, *reply]
+            mask += [False] * len(context) + [True] * len(reply)
+            begin = at + 1
+        return tuple(tokens), tuple(mask)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """A reply's text, special tokens kept, its end token left out."""
         if tokens and tokens[-1] in self.stop_ids:
@@ -98,18 +126,62 @@ class Renderer:
             half -= 1
         return str(self._tokenizer.decode(tokens[:limit])).rstrip("\ufffd")  # what is left of a character cut in two
 
+    def _opens(self, messages: Sequence[Message]) -> bool:
+        """Whether replies open inside `<think>`."""
+        return self._reasoning and asks_to_reason(messages)
+
+    def _reply(self, text: str, *, opened: bool) -> Iterator[int]:
+        """Tokens that a policy samples to say `text`, its end token included."""
+        if opened and text.startswith(THINK):
+            text = text.removeprefix(THINK).removeprefix("\n")
+        for piece in self._marks.split(text):
+            if piece in self._writable:
+                yield self._writable[piece]
+            elif piece:
+                yield from self.content(piece)
+        yield self.stop_ids[0]
+
+    @cached_property
+    def _writable(self) -> dict[str, int]:
+        """Special tokens that may stand in a reply: none that the template writes or that begins or ends a text."""
+        talk = [Message("user", ""), Message("assistant", ""), Message("tool: x", "")]
+        own = {self._tokenizer.bos_token_id, self._tokenizer.pad_token_id, *self.stop_ids}
+        for messages in (talk, [Message("system", ""), *talk]):
+            try:
+                own.update(token for text in self._frame(messages) for token in self._template(text))
+            except RendererError:  # a template without system messages
+                continue
+        added = self._tokenizer.added_tokens_decoder.items()
+        return {
+            token.content: number
+            for number, token in added
+            if token.special and (number not in own or token.content in (THINK, THINK_END))
+        }
+
+    @cached_property
+    def _marks(self) -> re.Pattern[str]:
+        """Cuts a text at the tokens of `_writable`, which become pieces of their own."""
+        longest_first = sorted(self._writable, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})" if longest_first else "(?!)")
+
     def _frame(self, messages: Sequence[Message]) -> list[str]:
         """The template's own text before, between and after the contents of n messages: n + 1 strings."""
-        roles = [self._tool_role or m.role if m.role.startswith("tool: ") else m.role for m in messages]
+        roles = tuple(self._tool_role or m.role if m.role.startswith("tool: ") else m.role for m in messages)
+        if roles not in self._frames:
+            self._frames[roles] = self._rendered(roles)
+        *texts, last = self._frames[roles]
+        return [*texts, f"{last}{THINK}\n" if self._opens(messages) else last]
+
+    def _rendered(self, roles: Sequence[str]) -> tuple[str, ...]:
         slots = [{"role": role, "content": _SLOT.format(i)} for i, role in enumerate(roles)]
         try:
             text = self._tokenizer.apply_chat_template(slots, tokenize=False, add_generation_prompt=True)
         except (TemplateError, TypeError) as error:
             raise RendererError(f"the chat template of {self._tokenizer.name_or_path} fails: {error}") from error
         parts = _SLOTS.split(text)
-        if parts[1::2] != [str(i) for i in range(len(messages))]:
+        if parts[1::2] != [str(i) for i in range(len(roles))]:
             raise RendererError(f"the chat template of {self._tokenizer.name_or_path} drops, repeats or moves messages")
-        return [*parts[:-1:2], parts[-1] + self._open]
+        return tuple(parts[::2])
 
     def _find_tool_role(self) -> str | None:
         """None where the template knows `tool: NAME` as it stands, else what it calls a tool, `user` at the worst."""
@@ -131,7 +203,11 @@ class Renderer:
         return tuple(tokens)
 
     def _template(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"])
+        """Tokens of the template's own text. There are few such texts, so each is encoded once."""
+        if text not in self._encoded:
+            encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)
+            self._encoded[text] = list(encoded["input_ids"])
+        return [*self._encoded[text]]
 
 
 def _stop_ids(tokenizer: Any) -> tuple[int, ...]:

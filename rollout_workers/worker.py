@@ -10,7 +10,7 @@ from typing import Any
 
 from rollout_workers.clock import Clock
 from rollout_workers.config import RolloutConfig
-from rollout_workers.engine import Engine, EngineError
+from rollout_workers.engine import Engine, EngineError, Greedy
 from rollout_workers.episode import run_episode
 from rollout_workers.renderer import Renderer
 from rollout_workers.sandbox.select import choose
@@ -99,11 +99,16 @@ class RolloutWorker:
             self._offered = ref
             self._mail.set()
 
-    async def sample(self, key: EpisodeKey, task: Task) -> Episode | Failed:
+    async def serve(self) -> None:
+        """Sample from the weights that the engine was started with, as version 0. Raises EngineError."""
+        await self._engine.serve()
+
+    async def sample(self, key: EpisodeKey, task: Task, greedy: bool = False) -> Episode | Failed:
         """Act one episode. Raises EngineError."""
         self._running += 1
+        sampler = Greedy(self._engine) if greedy else self._engine
         try:
-            result = await run_episode(key, task, self._engine, self._renderer, self._sandboxes)
+            result = await run_episode(key, task, sampler, self._renderer, self._sandboxes)
         finally:
             self._running -= 1
         if isinstance(result, Episode):

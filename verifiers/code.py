@@ -7,7 +7,7 @@ from typing import Any
 
 from verifiers._relay import Answer, Budget, Call, InvalidTaskError, Solution, TamperedError, ask, check_round
 from verifiers.code_tests import TestResult, parse_call_tests, parse_stdin_tests, run_call_tests, run_stdin_tests
-from verifiers.reply import FormatError, extract_code
+from verifiers.reply import FormatError, asks_to_reason, extract_code
 from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec
 from verifiers.task import Submission, Task
 from verifiers.verdict import Outcome, Verdict
@@ -88,7 +88,7 @@ class CodeVerifier:
         except ValueError as error:
             return Verdict(Outcome.INVALID_TASK, detail=str(error))
         try:
-            source = extract_code(submission.reply)
+            source = extract_code(submission.reply, reasoned=asks_to_reason(task.messages))
             problem = await self._grade(task, source, sandboxes)
         except FormatError as error:
             problem = str(error)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from verifiers._math_answer import misshapen, normalise, number, without_unit
 from verifiers._math_process import MathProcess
-from verifiers.reply import FormatError, extract_boxed
+from verifiers.reply import FormatError, asks_to_reason, extract_boxed
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Submission, Task
 from verifiers.verdict import Outcome, Verdict
@@ -54,7 +54,7 @@ class MathVerifier:
         except ValueError as error:
             return Verdict(Outcome.INVALID_TASK, detail=str(error))
         try:
-            answer = extract_boxed(submission.reply)
+            answer = extract_boxed(submission.reply, reasoned=asks_to_reason(task.messages))
         except FormatError as error:
             return _verdict(False, str(error))
         if problem := misshapen(answer, gold):

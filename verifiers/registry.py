@@ -10,7 +10,12 @@ from verifiers.task import Submission, Task
 from verifiers.verdict import Verdict
 
 GROUP = "cwm_rl.verifiers"
-BUILT_IN = {"math": "verifiers.math:MathVerifier", "code": "verifiers.code:CodeVerifier"}
+BUILT_IN = {
+    "math": "verifiers.math:MathVerifier",
+    "code": "verifiers.code:CodeVerifier",
+    "repair": "verifiers.repair:RepairVerifier",
+    "trace": "verifiers.trace:TraceVerifier",
+}
 """Known also where the distribution is not installed, as in a plain checkout."""
 
 

@@ -20,17 +20,17 @@ def asks_to_reason(messages: Sequence[Message]) -> bool:
     return bool(messages) and messages[0].role == "system" and THINK_END in messages[0].content
 
 
-def after_thinking(reply: str) -> str:
-    """What follows the one `</think>`. Raises FormatError."""
+def after_thinking(reply: str, *, reasoned: bool = True) -> str:
+    """What follows the one `</think>`; without reasoning there need be none. Raises FormatError."""
     parts = reply.split(THINK_END)
-    if len(parts) != 2:
+    if len(parts) > 2 or (reasoned and len(parts) < 2):
         raise FormatError(f"the reply needs exactly one {THINK_END}, and has {len(parts) - 1}")
-    return parts[1]
+    return parts[-1]
 
 
-def extract_boxed(reply: str) -> str:
+def extract_boxed(reply: str, *, reasoned: bool = True) -> str:
     r"""The content of the one `\boxed{}` after the reasoning, nested braces kept. Raises FormatError."""
-    text = after_thinking(reply)
+    text = after_thinking(reply, reasoned=reasoned)
     found = len(_BOXED.findall(text))
     if found != 1:
         raise FormatError(f"the answer needs exactly one \\boxed{{}} after {THINK_END}, and has {found}")
@@ -62,9 +62,9 @@ def _closing_brace(text: str) -> int:
     raise FormatError("the braces of \\boxed{} do not close")
 
 
-def extract_code(reply: str) -> str:
+def extract_code(reply: str, *, reasoned: bool = True) -> str:
     """The content of the one fenced block after the reasoning. Raises FormatError."""
-    text = after_thinking(reply)
+    text = after_thinking(reply, reasoned=reasoned)
     fences = list(_FENCE.finditer(text))
     if len(fences) != 2:
         raise FormatError(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,17 @@ class CheckpointError(Exception):
     """A checkpoint that is not whole."""
 
 
-def save(path: Path, model: Any, tokenizer: Any, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """Write the directory under a temporary name and rename it: it is there whole or not at all. Raises OSError."""
+def save(
+    path: Path,
+    model: Any,
+    tokenizer: Any,
+    optimisers: Sequence[torch.optim.Optimizer],
+    state: Mapping[str, Any],
+) -> None:
+    """Write the directory under a temporary name and rename it: it is there whole or not at all.
+
+    `state` is JSON and holds at least the `step`; no parameter has two of the optimisers. Raises OSError.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -28,21 +38,32 @@ def save(path: Path, model: Any, tokenizer: Any, optimiser: torch.optim.Optimize
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)  # a checkpoint without its tokenizer cannot be used
         (temporary / _OPTIMISER).parent.mkdir()
-        save_file(_flatten(model, optimiser), temporary / _OPTIMISER)
-        (temporary / _STATE).write_text(json.dumps({"step": step}))
-        for entry in temporary.rglob("*"):
-            _sync(entry)
-        shutil.rmtree(path, ignore_errors=True)  # left by a lineage that was rolled back
-        temporary.rename(path)
-        _sync(path.parent)
+        save_file(_flatten(model, optimisers), temporary / _OPTIMISER)
+        (temporary / _STATE).write_text(json.dumps(state))
+        settle(temporary, path)  # what may stand there was left by a lineage that was rolled back
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def settle(temporary: Path, path: Path) -> None:
+    """Bring a written directory to the disk and then to its name, in place of what has that name. Raises OSError."""
+    for entry in temporary.rglob("*"):
+        _sync(entry)
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.rename(path)
+    _sync(path.parent)
+
+
 def read_step(path: Path) -> int:
-    """The step a checkpoint holds, after a look at every file of it. Raises CheckpointError."""
+    """The step a checkpoint holds, see `read_state`. Raises CheckpointError."""
+    return int(read_state(path)["step"])
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state a checkpoint holds, after a look at every file of it. Raises CheckpointError."""
     try:
-        step = json.loads((path / _STATE).read_text())["step"]
+        state: dict[str, Any] = json.loads((path / _STATE).read_text())
+        step = state["step"]
         json.loads((path / "config.json").read_text())
         weights = list(path.glob("model*.safetensors"))
         for file in [*weights, path / _OPTIMISER]:
@@ -51,7 +72,7 @@ def read_step(path: Path) -> int:
         raise CheckpointError(f"the checkpoint {path} is not whole: {error}") from error
     if not weights or not isinstance(step, int):
         raise CheckpointError(f"the checkpoint {path} is not whole: it has no {'step' if weights else 'weights'}")
-    return step
+    return state
 
 
 def load_optimiser(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
@@ -60,7 +81,7 @@ def load_optimiser(path: Path, model: torch.nn.Module, optimiser: torch.optim.Op
         flat = load_file(path / _OPTIMISER)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the optimiser's state in {path} cannot be read: {error}") from error
-    names = [name for name, _ in model.named_parameters()]
+    names = _names(model, optimiser)
     state = {
         index: {key.rpartition("/")[2]: value for key, value in flat.items() if key.rpartition("/")[0] == name}
         for index, name in enumerate(names)
@@ -79,13 +100,20 @@ def path_of(directory: Path, step: int) -> Path:
     return directory / f"step-{step:08d}"
 
 
-def _flatten(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    names = [name for name, _ in model.named_parameters()]
+def _flatten(model: torch.nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     return {
         f"{names[index]}/{key}": value.contiguous()
+        for optimiser in optimisers
+        for names in [_names(model, optimiser)]
         for index, state in optimiser.state_dict()["state"].items()
         for key, value in state.items()
     }
+
+
+def _names(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> list[str]:
+    """Names of an optimiser's parameters, in the order in which it numbers them."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimiser.param_groups for parameter in group["params"]]
 
 
 def _sync(path: Path) -> None:

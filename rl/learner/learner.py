@@ -125,7 +125,7 @@ class Learner:
     def save(self, path: str, step: int) -> None:
         """Write a checkpoint. Raises OSError."""
         with self._clock.time("checkpoint"):
-            checkpoint.save(Path(path), self._model, self._tokenizer, self._optimiser, step)
+            checkpoint.save(Path(path), self._model, self._tokenizer, [self._optimiser], {"step": step})
 
     def status(self) -> tuple[int, Mapping[str, float]]:
         """This process's id, and where its time went."""

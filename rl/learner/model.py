@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from rl.learner import attention
+from rl.learner.memory import keep_freed
 from rl.learner.packing import MicroBatch
 from rollout_workers.weights import replacing
 
@@ -28,27 +30,53 @@ class Forward:
 
 def load(path: str, *, dtype: str, device: str) -> Any:
     """The model in training mode. Raises OSError or ValueError for what is no model."""
+    keep_freed()
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation=attention.NAME)
     return model.to(device).train()
 
 
 def forward(model: Any, batch: MicroBatch, temperature: float) -> Forward:
     """log π(token_t | row before t) at `temperature`, over packed rows."""
-    device = next(model.parameters()).device
-    tokens, positions = (torch.from_numpy(one).to(device) for one in (batch.tokens, batch.positions))
-    logits = model(
-        input_ids=tokens[None],
-        position_ids=positions[None],
-        use_cache=False,
-        positions=positions,
-        row_lengths=batch.row_lengths,
-    ).logits[0]
+    tokens, positions = _inputs(model, batch)
+    logits = _logits(model, batch, tokens, positions)
     scores = torch.log_softmax(logits[:-1].float() / temperature, dim=-1)
     logp = scores.gather(-1, tokens[1:, None]).squeeze(-1)
     with torch.no_grad():
         entropy = -(scores.exp() * scores).sum(-1)
     first = logp.new_zeros(1)
     return Forward(torch.cat([first, logp]), torch.cat([first, entropy]))
+
+
+def policy_logp(model: Any, batch: MicroBatch) -> Tensor:
+    """log π(token_t | row before t) at temperature 1 of the n tokens whose mask is True; (n,) float32.
+
+    The head runs at those n positions alone: with a large vocabulary it is most of the work.
+    """
+    tokens, positions = _inputs(model, batch)
+    mask = torch.from_numpy(batch.mask).to(tokens.device)
+    targets = (mask & (positions > 0)).nonzero().squeeze(-1)
+    logits = _logits(model, batch, tokens, positions, logits_to_keep=targets - 1)
+    return -cross_entropy(logits.float(), tokens[targets], reduction="none")
+
+
+def _inputs(model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Tokens and positions, both (T,), where the model is."""
+    device = next(model.parameters()).device
+    return torch.from_numpy(batch.tokens).to(device), torch.from_numpy(batch.positions).to(device)
+
+
+def _logits(model: Any, batch: MicroBatch, tokens: Tensor, positions: Tensor, **options: Any) -> Tensor:
+    """(T, V), or (n, V) at the n positions of `logits_to_keep`."""
+    out = model(
+        input_ids=tokens[None],
+        position_ids=positions[None],
+        use_cache=False,
+        positions=positions,
+        row_lengths=batch.row_lengths,
+        **options,
+    )
+    logits: Tensor = out.logits[0]
+    return logits
 
 
 def write_weights(model: Any, path: Path) -> None:

@@ -6,9 +6,21 @@
 At any moment, also after `kill -9`: dispatched = trained + dropped + pending. `rl.ledger.audit` adds it up.
 """
 
-from rl.ledger.reader import Reader
+from rl.ledger.reader import Reader, Where
 from rl.ledger.records import Counts, Fault, Record, Step
 from rl.ledger.states import RETRIABLE, DropReason, LedgerError, State
 from rl.ledger.writer import Ledger
 
-__all__ = ["RETRIABLE", "Counts", "DropReason", "Fault", "Ledger", "LedgerError", "Reader", "Record", "State", "Step"]
+__all__ = [
+    "RETRIABLE",
+    "Counts",
+    "DropReason",
+    "Fault",
+    "Ledger",
+    "LedgerError",
+    "Reader",
+    "Record",
+    "State",
+    "Step",
+    "Where",
+]

@@ -31,6 +31,11 @@ class Lives(Storage):
             raise LedgerError(f"there is no episode {key} in this ledger: it was dispatched in another run")
         return State(found[0])
 
+    def dropped(self) -> dict[DropReason, int]:
+        """Episodes by why they were dropped, zeros left out."""
+        rows = self._connection.execute("SELECT reason, COUNT(*) FROM episodes WHERE state = 'dropped' GROUP BY reason")
+        return {DropReason(reason): count for reason, count in rows}
+
     def dispatch(self, task_id: str, domain: str, size: int, deadline: float) -> int:
         """A new group of `size` episodes, attempt 0 each; its id. `deadline` in Unix seconds."""
         if size < 1:

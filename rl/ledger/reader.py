@@ -1,8 +1,9 @@
 """What anybody may ask, while the writer works or long after it is dead."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,16 +13,38 @@ from rl.ledger.records import Counts, Fault, Record, Step
 from rl.ledger.states import DropReason, State
 from rollout_workers.trajectory import EpisodeKey
 
-_EPISODES = """
+_SELECT = """
     SELECT group_id, idx, attempt, task_id, domain, state, reason, detail, e.dispatched_at, sampled_at, scored_at,
         ended_at, lineage, step, CASE WHEN :payloads THEN data END AS data,
         outcome, reward, correct, verdict_detail, parts
     FROM episodes AS e JOIN groups AS g ON g.id = e.group_id LEFT JOIN payloads USING (group_id, idx, attempt)
+"""
+_EPISODES = f"""{_SELECT}
     WHERE (group_id, idx, attempt) > (:group_id, :idx, :attempt) AND (:state IS NULL OR state = :state)
         AND (:step IS NULL OR step = :step) AND (:group IS NULL OR group_id = :group)
     ORDER BY group_id, idx, attempt LIMIT 64
 """
+_NEWEST = f"""{_SELECT}
+    WHERE (group_id, idx, attempt) < (:group_id, :idx, :attempt)
+        AND (:state IS NULL OR state = :state) AND (:domain IS NULL OR domain = :domain)
+        AND (:step IS NULL OR step = :step)
+        AND (:reward_min IS NULL OR reward >= :reward_min) AND (:reward_max IS NULL OR reward <= :reward_max)
+    ORDER BY group_id DESC, idx DESC, attempt DESC LIMIT :limit
+"""
+_EPISODE = f"{_SELECT} WHERE (group_id, idx, attempt) = (:group_id, :idx, :attempt)"
+_END = EpisodeKey(2**62, 0, 0)
 _PLAIN = ("task_id", "domain", "detail", "dispatched_at", "sampled_at", "scored_at", "ended_at", "lineage", "step")
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which episodes; None lets all through. An episode without a reward is outside of every range."""
+
+    state: State | None = None
+    domain: str | None = None
+    step: int | None = None
+    reward_min: float | None = None
+    reward_max: float | None = None
 
 
 class Reader:
@@ -41,6 +64,11 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
+
+    @property
+    def is_written(self) -> bool:
+        """Whether a living process writes: the run goes on."""
+        return schema.is_held(self.path)
 
     @property
     def run_id(self) -> str:
@@ -66,6 +94,10 @@ class Reader:
     def groups(self) -> int:
         """How many were dispatched so far."""
         return int(self._connection.execute("SELECT COUNT(*) FROM groups").fetchone()[0])
+
+    def drawn(self) -> dict[str, int]:
+        """Task id -> groups of it that were dispatched so far."""
+        return dict(self._connection.execute("SELECT task_id, COUNT(*) FROM groups GROUP BY task_id").fetchall())
 
     @property
     def balanced(self) -> bool:
@@ -124,6 +156,25 @@ class Reader:
             yield from map(_record, page)
             last = dict(zip(last, page[-1], strict=False))
 
+    def newest(self, limit: int, *, before: EpisodeKey | None = None, where: Where | None = None) -> list[Record]:
+        """The last `limit` episodes older than `before` that `where` lets through, newest first, without payloads."""
+        wanted = asdict(where or Where()) | {"limit": limit, "payloads": False}
+        return self._records(_NEWEST, wanted | _columns(before or _END))
+
+    def episode(self, key: EpisodeKey) -> Record | None:
+        """One episode, with its payload; None if it was never dispatched. Raises ValueError if it is damaged."""
+        found = self._records(_EPISODE, {"payloads": True, **_columns(key)})
+        return found[0] if found else None
+
+    def domains(self) -> list[str]:
+        """Of all groups."""
+        return [row[0] for row in self._connection.execute("SELECT DISTINCT domain FROM groups ORDER BY domain")]
+
+    def _records(self, select: str, values: Mapping[str, object]) -> list[Record]:
+        cursor = self._connection.cursor()
+        cursor.row_factory = sqlite3.Row
+        return [_record(row) for row in cursor.execute(select, values).fetchall()]
+
     @contextmanager
     def _moment(self) -> Iterator[None]:
         """Several questions about the same moment."""
@@ -134,8 +185,12 @@ class Reader:
             self._connection.execute("ROLLBACK")
 
 
+def _columns(key: EpisodeKey) -> dict[str, int]:
+    return {"group_id": key.group, "idx": key.index, "attempt": key.attempt}
+
+
 def _record(row: sqlite3.Row) -> Record:
-    """A row of `_EPISODES`. Raises ValueError if its payload or verdict is damaged."""
+    """A row of `_SELECT`. Raises ValueError if its payload or verdict is damaged."""
     outcome, graded = row["outcome"], (row["reward"], row["correct"], row["verdict_detail"], row["parts"])
     return Record(
         EpisodeKey(row["group_id"], row["idx"], row["attempt"]),

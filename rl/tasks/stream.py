@@ -1,18 +1,119 @@
-"""The order in which tasks are drawn."""
+"""The order in which tasks are drawn: which domain, by a mixture that changes with the step, and which task of it."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from itertools import count
+from typing import Protocol
 
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from rl.tasks.generated import GeneratedSource
 from verifiers.task import Task
 
 
-def stream(tasks: Sequence[Task], seed: int, skip: int = 0) -> Iterator[Task]:
-    """All tasks in random order, then again in another, without end. The same seed gives the same order.
+class MixtureStage(BaseModel):
+    """From which step on, how often each domain is drawn."""
 
-    `skip` leaves out the first ones: those that a resumed run has drawn before.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    from_step: int = Field(0, ge=0)
+    """The first step it holds for, until the next stage."""
+    weights: dict[str, float]
+    """Domain -> weight; one that is not named is not drawn."""
+
+    @field_validator("weights")
+    @classmethod
+    def _draws_something(cls, weights: dict[str, float]) -> dict[str, float]:
+        if any(weight < 0 for weight in weights.values()) or not sum(weights.values()) > 0:
+            raise ValueError("weights must not be negative, and one must be positive")
+        return weights
+
+
+class Pool(Protocol):
+    """Tasks of one kind, without end."""
+
+    @property
+    def domain(self) -> str:
+        """By which a mixture weighs it."""
+        ...
+
+    @property
+    def verifiers(self) -> Set[str]:
+        """Names of those that score its tasks."""
+        ...
+
+    def task(self, number: int) -> Task:
+        """The task that is drawn from it at that place; the same at any time."""
+        ...
+
+    def drawn(self, counts: Mapping[str, int]) -> int:
+        """How many of the tasks in `counts`, id -> times drawn, are its own."""
+        ...
+
+
+class FilePool:
+    """A finite set: all in random order, then again in another."""
+
+    def __init__(self, domain: str, tasks: Sequence[Task], seed: int) -> None:
+        self.domain = domain
+        self.tasks = tasks
+        self.verifiers = frozenset(task.verifier for task in tasks)
+        self._seed = seed
+        self._epoch, self._order = -1, list[int]()
+
+    def task(self, number: int) -> Task:
+        """See `Pool.task`."""
+        epoch, place = divmod(number, len(self.tasks))
+        if epoch != self._epoch:
+            chance = random.Random(f"{self._seed}/{epoch}")  # noqa: S311
+            self._epoch, self._order = epoch, chance.sample(range(len(self.tasks)), len(self.tasks))
+        return self.tasks[self._order[place]]
+
+    def drawn(self, counts: Mapping[str, int]) -> int:
+        """See `Pool.drawn`."""
+        return sum(counts.get(task.id, 0) for task in self.tasks)
+
+
+class GeneratedPool:
+    """What a generator draws, in its order."""
+
+    def __init__(self, source: GeneratedSource) -> None:
+        self.domain = source.domain
+        self.verifiers = frozenset({source.verifier})
+        self._source = source
+
+    def task(self, number: int) -> Task:
+        """See `Pool.task`."""
+        return self._source.task(number)
+
+    def drawn(self, counts: Mapping[str, int]) -> int:
+        """See `Pool.drawn`."""
+        return sum(times for name, times in counts.items() if name.startswith(self._source.prefix))
+
+
+def weights_at(mixture: Sequence[MixtureStage], step: int) -> Mapping[str, float]:
+    """Those of the last stage that has begun; none where there is no mixture."""
+    begun = [stage.weights for stage in mixture if stage.from_step <= step]
+    return begun[-1] if begun else {}
+
+
+def stream(
+    pools: Sequence[Pool],
+    mixture: Sequence[MixtureStage],
+    seed: int,
+    counts: Mapping[str, int],
+    step: Callable[[], int],
+) -> Iterator[Task]:
+    """Tasks without end. A domain is drawn by its weight at `step()`, all alike without a mixture, then a pool of it.
+
+    `counts`, id -> times drawn, is what a resumed run has drawn before. The same seed gives the same order.
     """
-    epoch, offset = divmod(skip, len(tasks))
-    while True:
-        order = random.Random(f"{seed}/{epoch}").sample(range(len(tasks)), len(tasks))  # noqa: S311
-        yield from (tasks[index] for index in order[offset:])
-        epoch, offset = epoch + 1, 0
+    numbers = [pool.drawn(counts) for pool in pools]
+    alike = dict.fromkeys((pool.domain for pool in pools), 1.0)
+    sharing = {domain: sum(pool.domain == domain for pool in pools) for domain in alike}
+    for place in count(sum(numbers)):
+        weights = weights_at(mixture, step()) or alike
+        chances = [weights.get(pool.domain, 0.0) / sharing[pool.domain] for pool in pools]
+        chosen = random.Random(f"{seed}/{place}").choices(range(len(pools)), chances)[0]  # noqa: S311
+        yield pools[chosen].task(numbers[chosen])
+        numbers[chosen] += 1

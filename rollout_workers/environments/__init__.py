@@ -2,27 +2,19 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
 
 from rollout_workers.environments.code_tests import code_tests
+from rollout_workers.environments.protocol import Environment, Left
+from rollout_workers.environments.repository import repository
 from rollout_workers.environments.single_turn import single_turn
 from verifiers.sandbox import Sandboxes
-from verifiers.task import Message, Task
+from verifiers.task import Task
 
-
-class Environment(Protocol):
-    """Serves one episode."""
-
-    async def respond(self, reply: str) -> Message | None:
-        """What the policy sees next, or None where its last reply ended the episode.
-
-        Raises SandboxKilled where the policy's commands killed its sandbox, SandboxUnavailable where we failed.
-        """
-        ...
-
+__all__ = ["ENVIRONMENTS", "Environment", "Left"]
 
 ENVIRONMENTS: dict[str, Callable[[Task, Sandboxes], AbstractAsyncContextManager[Environment]]] = {
     "single_turn": single_turn,
     "code": code_tests,
+    "repository": repository,
 }
 """By the name that a task gives in `environment`."""

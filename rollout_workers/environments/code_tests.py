@@ -1,10 +1,13 @@
 """Write code, see the public tests' results, write again. Hidden tests grade afterwards, elsewhere."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
+from rollout_workers.environments.protocol import Left
 from verifiers.code import FormatError, TestResult, extract_code, run_tests
+from verifiers.reply import asks_to_reason
 from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec
 from verifiers.task import Message, Task
 
@@ -12,19 +15,21 @@ from verifiers.task import Message, Task
 class CodeTests:
     """Runs the public tests on every reply, in one sandbox that starts with the first code."""
 
+    files: Mapping[str, bytes] = MappingProxyType({})
+
     def __init__(self, task: Task, sandboxes: Sandboxes, stack: AsyncExitStack) -> None:
         self._task = task
         self._sandboxes = sandboxes
         self._stack = stack
         self._sandbox: Sandbox | None = None
 
-    async def respond(self, reply: str) -> Message | None:
+    async def respond(self, reply: str, left: Left) -> Message | None:
         """The public tests' results; None where all passed, or there are none."""
         tests = self._task.visible.get("tests", ())
         if not tests:
             return None
         try:
-            source = extract_code(reply)
+            source = extract_code(reply, reasoned=asks_to_reason(self._task.messages))
         except FormatError as error:
             return Message("tool: tests", f"No code was run: {error}")
         if self._sandbox is None:
@@ -34,7 +39,12 @@ class CodeTests:
         results = await run_tests(source, tests, self._sandbox, preamble=self._task.visible.get("preamble", ""))
         if all(result.passed for result in results):
             return None
-        return Message("tool: tests", "\n".join(map(_line, tests, results)))
+        return Message("tool: tests", feedback(tests, results))
+
+
+def feedback(tests: Sequence[Mapping[str, Any]], results: Sequence[TestResult]) -> str:
+    """What the policy sees of its tests, a line each."""
+    return "\n".join(map(_line, tests, results))
 
 
 def _line(test: Mapping[str, Any], result: TestResult) -> str:

@@ -1,8 +1,10 @@
 """One reply, no tools: mathematics, and code without public tests."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
+from rollout_workers.environments.protocol import Left
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Message, Task
 
@@ -10,7 +12,9 @@ from verifiers.task import Message, Task
 class SingleTurn:
     """Ends with the first reply."""
 
-    async def respond(self, reply: str) -> Message | None:
+    files: Mapping[str, bytes] = MappingProxyType({})
+
+    async def respond(self, reply: str, left: Left) -> Message | None:
         """Always None."""
         return None
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = "deploy/configs/nano.toml"
+CONFIG = "deploy/configs/five-steps.toml"
 
 
 class Command:

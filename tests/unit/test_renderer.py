@@ -1,6 +1,7 @@
 """Messages to tokens: law 1, by the real tokenizer of a model made from nothing, and by templates of other houses."""
 
 import shutil
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from rl.init_model import SPECIAL_TOKENS
+from rl.init_model import SPECIAL_TOKENS, TRACE_TOKENS
+from rl.tasks import forms
 from rollout_workers.renderer import Renderer, RendererError
 from verifiers.task import Message
 
@@ -41,7 +43,9 @@ EMPTY_THOUGHTS = FOUR_ROLES.replace(
     "{% if m.role == 'assistant' and not messages[loop.index0:] | selectattr('role', 'eq', 'user') | list %}"
     "<think>\n\n</think>\n\n{% endif %}",
 )
-TALK = (Message("system", "Be brief."), Message("user", "Add 2 and 2."))
+TALK = (Message("system", "Think first, up to </think>. Be brief."), Message("user", "Add 2 and 2."))
+NO_THOUGHTS = (Message("system", "Be brief."), *TALK[1:])
+THOUGHTS = ("<think>", "</think>")
 ANSWER = (Message("tool: tests", "failed: add(1, 2): got 4, not 3"),)
 
 unhurried = settings(deadline=None)
@@ -66,9 +70,22 @@ def chatml(model: Path, template: str = CHATML) -> Any:
     return tokenizer
 
 
+@pytest.fixture(scope="module", params=["ours", "chatml", "four roles", "empty thoughts"])
+def anybody(request: pytest.FixtureRequest, model: Path) -> Renderer:
+    """With reasoning where a conversation asks for it."""
+    templates = {"chatml": CHATML, "four roles": FOUR_ROLES, "empty thoughts": EMPTY_THOUGHTS}
+    template = templates.get(request.param)
+    return Renderer(chatml(model, template) if template else tokenizer_of(model), vocab_size=400)
+
+
 @pytest.fixture(scope="module")
 def ours(model: Path) -> Renderer:
     return Renderer(tokenizer_of(model), vocab_size=288, reasoning=False)
+
+
+@pytest.fixture(scope="module")
+def ours_thinking(model: Path) -> Renderer:
+    return Renderer(tokenizer_of(model), vocab_size=288)
 
 
 @pytest.fixture(scope="module", params=["ours", "chatml", "four roles"])
@@ -121,19 +138,74 @@ def test_special_tokens_are_there_to_be_forged(ours: Renderer) -> None:
         assert as_special not in ours.content(token)
 
 
-@pytest.mark.parametrize("reasoning", [True, False])
-def test_a_reply_opens_inside_think(model: Path, reasoning: bool) -> None:
+@pytest.mark.parametrize(
+    ("reasoning", "talk", "opens"),
+    [
+        (True, TALK, True),
+        (True, NO_THOUGHTS, False),
+        (True, TALK[1:], False),
+        (True, (TALK[1], TALK[0]), False),
+        (True, (Message("user", "What does </think> mean?"),), False),
+        (False, TALK, False),
+    ],
+)
+def test_a_reply_opens_inside_think_where_the_system_message_asks_for_it(
+    model: Path, reasoning: bool, talk: tuple[Message, ...], opens: bool
+) -> None:
     renderer = Renderer(tokenizer_of(model), vocab_size=288, reasoning=reasoning)
-    opened = renderer.decode(renderer.prompt(TALK)).endswith("assistant<|end_header_id|>\n<think>\n")
-    bridged = renderer.decode(renderer.bridge([*TALK, Message("assistant", "4")], ANSWER, ended=True))
-    assert (opened, bridged.endswith("<think>\n")) == (reasoning, reasoning)
+    opened = renderer.decode(renderer.prompt(talk)).endswith("assistant<|end_header_id|>\n<think>\n")
+    bridged = renderer.decode(renderer.bridge([*talk, Message("assistant", "4")], ANSWER, ended=True))
+    assert (opened, bridged.endswith("<think>\n")) == (opens, opens)
     assert bridged.startswith("<|start_header_id|>tool: tests<|end_header_id|>\nfailed: add(1, 2)")
+
+
+@pytest.mark.parametrize("system", [forms.MATH_SYSTEM, forms.CODE_SYSTEM])
+def test_the_system_messages_of_data_sets_ask_for_reasoning(ours_thinking: Renderer, system: str) -> None:
+    prompt = ours_thinking.prompt([Message("system", system), Message("user", "2 + 2?")])
+    assert ours_thinking.decode(prompt).endswith("<think>\n")
 
 
 def test_an_end_token_that_was_not_sampled_is_added(plain: Renderer) -> None:
     talk = [*TALK, Message("assistant", "4")]
     added, sampled = (plain.bridge(talk, ANSWER, ended=ended) for ended in (False, True))
     assert added == (plain.stop_ids[0], *sampled)
+
+
+@settings(deadline=None, max_examples=40)
+@given(question=texts, replies=st.lists(texts, min_size=1, max_size=3), answer=texts, asked=st.booleans())
+@example(question="", replies=["<think>\nso</think> 4", "<think></think>"], answer="<|eot_id|>", asked=True)
+@example(question="", replies=["<|eot_id|><|start_header_id|>tool: x<|end_header_id|>"], answer="", asked=False)
+def test_a_demonstration_is_what_an_episode_would_have(
+    anybody: Renderer, question: str, replies: list[str], answer: str, asked: bool
+) -> None:
+    """Turn by turn: prompt, reply, bridge, reply; and the special tokens of a reply are none of the template's."""
+    talk = [*(TALK if asked else NO_THOUGHTS), Message("user", question)]
+    context = [anybody.prompt(talk)]
+    for reply in replies[:-1]:
+        talk.append(Message("assistant", reply))
+        context.append(anybody.bridge(talk, [Message("tool: tests", answer)], ended=True))
+        talk.append(Message("tool: tests", answer))
+    talk.append(Message("assistant", replies[-1]))
+    tokens, mask = anybody.demonstration(talk)
+    runs = [(own, tuple(tokens[at] for at, _ in run)) for own, run in groupby(enumerate(mask), key=lambda one: one[1])]
+    assert [run for own, run in runs if not own] == context
+    structure = {token for part in context for token in part} & set(anybody._tokenizer.all_special_ids)
+    structure |= {anybody._tokenizer.bos_token_id, anybody._tokenizer.pad_token_id}
+    for reply, run in zip(replies, (run for own, run in runs if own), strict=True):
+        opened = asked and reply.startswith("<think>")  # by the template, so the policy does not write it
+        said = reply.removeprefix("<think>").removeprefix("\n") if opened else reply
+        assert run[-1] == anybody.stop_ids[0]
+        assert anybody._tokenizer.decode(run[:-1], skip_special_tokens=False) == said
+        assert not (structure - {anybody._tokenizer.convert_tokens_to_ids(one) for one in THOUGHTS}) & set(run[:-1])
+    assert anybody.demonstration([*talk, Message("user", "thanks")]) == (tokens, mask)
+
+
+@pytest.mark.parametrize("token", ["<think>", "</think>", *TRACE_TOKENS])
+def test_a_demonstration_may_hold_what_a_policy_can_sample(anybody: Renderer, token: str) -> None:
+    tokens, mask = anybody.demonstration([*NO_THOUGHTS, Message("assistant", f"a{token}b")])
+    reply = [one for one, own in zip(tokens, mask, strict=True) if own]
+    a, b = anybody.content("a"), anybody.content("b")
+    assert reply == [*a, anybody._tokenizer.convert_tokens_to_ids(token), *b, anybody.stop_ids[0]]
 
 
 def test_decoding_drops_the_end_token_and_nothing_else(ours: Renderer) -> None:
@@ -149,7 +221,7 @@ def test_decoding_drops_the_end_token_and_nothing_else(ours: Renderer) -> None:
 def test_a_template_of_four_roles_is_told_of_a_tool(model: Path, template: str, reasoning: bool) -> None:
     renderer = Renderer(chatml(model, template), vocab_size=400, reasoning=reasoning)
     opened = "<|im_start|>assistant\n" + ("<think>\n" if reasoning else "")
-    asked = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nAdd 2 and 2.<|im_end|>\n"
+    asked = f"<|im_start|>system\n{TALK[0].content}<|im_end|>\n<|im_start|>user\nAdd 2 and 2.<|im_end|>\n"
     answered = "<|im_start|>user\n<tool_response>\nfailed: add(1, 2): got 4, not 3\n</tool_response><|im_end|>\n"
     assert renderer.decode(renderer.prompt(TALK)) == asked + opened
     assert renderer.decode(renderer.prompt([*TALK, *ANSWER])) == asked + answered + opened

@@ -1,0 +1,20 @@
+"""The end of a run, for people: a picture, a page, and a few words."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rl import curves, evaluate, html_report, reading, report, series
+
+
+def close(directory: Path, result: Mapping[str, Any]) -> str:
+    """Write curves.png and report.html into the run's directory; what to print. Raises OSError, LedgerError."""
+    before, after = (directory / "eval" / f"{when}.jsonl" for when in series.EVALUATIONS)
+    chosen = []
+    if before.exists() and after.exists():
+        chosen = reading.worth_reading(evaluate.read(before), evaluate.read(after))
+    picture = directory / "curves.png"
+    curves.write_png(curves.figure(series.gather(directory, result)), picture)
+    page = html_report.write(directory, result, chosen)
+    words = [report.in_words(result), f"All of it: {directory / 'report.json'}", f"To look at: {page}, {picture}"]
+    return "\n".join([*words, *(["", reading.in_words(chosen)] if chosen else [])])

@@ -1,0 +1,164 @@
+"""`cwm-rl eval`: a model on held-out tasks, through workers of its own as a run has them, and no learner."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from rl import cluster, evaluate
+from rl.evaluate import Sample
+from rl.evaluation_plan import Evaluation, EvaluationError
+from rl.fleet import Fleet
+from rl.live import shown
+from rl.prepare import recipe
+from rl.progress import Say
+from rl.waits import Waits
+from rollout_workers.engine import EngineError
+from rollout_workers.worker import WorkerSetup
+
+EPISODES: Final = "episodes.jsonl"
+SUMMARY: Final = "eval.json"
+_CAUSE = re.compile(r"\b((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)): (\S.*)")
+
+
+@dataclass
+class _Faults:
+    """What a run would write into its ledger."""
+
+    told: list[str] = field(default_factory=list)
+
+    def fault(self, actor: str, kind: str, detail: str) -> None:
+        """See `rl.fleet.Faults`."""
+        self.told.append(f"{actor}: {kind}: {detail}")
+
+
+async def execute(evaluation: Evaluation, say: Say) -> dict[str, Any]:
+    """Evaluate, write DIR/episodes.jsonl and DIR/eval.json, and return what stands in the latter.
+
+    What ends it early leaves no directory. Raises UserError; EvaluationError where the model cannot be served.
+    """
+    out = evaluation.out
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise EvaluationError(f"{out} cannot be made: {error.strerror}") from error
+    try:
+        samples, facts = await _sampled(evaluation, say)
+        result = _result(evaluation, samples) | facts
+        evaluate.write(samples, out / EPISODES)
+        (out / SUMMARY).write_text(json.dumps(result, indent=2) + "\n")
+    except _NotServedError as error:
+        cause = _cause(out / "logs") or " ".join(str(error).split())
+        shutil.rmtree(out)
+        raise EvaluationError(f"{evaluation.model} does not load: {cause[:300]}") from error
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+    return result
+
+
+def in_words(result: Mapping[str, Any], out: Path) -> str:
+    """What came of it, for people."""
+    lines = [evaluate.table(result["eval"])]
+    if later := result.get("second_turn"):
+        lines.append(
+            f"Of {later['tasks']} code tasks whose first reply failed, {later['solved']:.0%} were solved later."
+        )
+    lines += [f"{out / EPISODES}:{one['line']}  {one['task_id']}: {one['why']}" for one in result["worth_reading"]]
+    return "\n".join([*lines, f"All of it: {out / SUMMARY}"])
+
+
+def worth_reading(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """For every domain an episode that solved its task, one that did not, and one without a verdict, by their lines.
+
+    The solved one has several turns, if there is such a one.
+    """
+    found = []
+    for domain in dict.fromkeys(sample.domain for sample in samples):
+        for correct, word in ((True, "solved"), (False, "not solved"), (None, "no verdict")):
+            lines = [
+                (line, sample)
+                for line, sample in enumerate(samples, start=1)
+                if sample.domain == domain and sample.correct is correct
+            ]
+            if lines:
+                line, sample = next((one for one in lines if correct and one[1].turns > 1), lines[0])
+                turns = f" at turn {sample.turns}" if correct and sample.turns > 1 else ""
+                why = f"{word}{turns}" + (f", {sample.detail}" if sample.detail else "")
+                found.append({"line": line, "task_id": sample.task_id, "sample": sample.sample, "why": why})
+    return found
+
+
+def _result(evaluation: Evaluation, samples: Sequence[Sample]) -> dict[str, Any]:
+    request, summary = evaluation.request, evaluate.summarise(samples, evaluation.request.samples)
+    return {
+        "model": evaluation.model,
+        "tasks": request.tasks,
+        "samples": request.samples,
+        "temperature": 0.0 if request.greedy else evaluation.config.rollout.temperature,
+        "sources": [source.model_dump(mode="json") for source in evaluation.config.data.generated],
+        "eval": summary,
+        **({"second_turn": evaluate.second_turn(samples)} if "code" in summary else {}),
+        "worth_reading": worth_reading(samples),
+    }
+
+
+class _NotServedError(Exception):
+    """No engine came up on the model; why stands in its log at best."""
+
+
+async def _sampled(evaluation: Evaluation, say: Say) -> tuple[list[Sample], dict[str, Any]]:
+    """All episodes, and what else there is to tell."""
+    config, request, out = evaluation.config, evaluation.request, evaluation.out
+    rollout, faults, waits, began = config.rollout, _Faults(), Waits(), time.monotonic()
+    async with AsyncExitStack() as stack:
+        cpus, gpus = rollout.workers * rollout.cpus, rollout.workers * rollout.gpus
+        where = stack.enter_context(cluster.connected(config.cluster, out, cpus, gpus))
+        say(f"{where}; starting {rollout.workers} worker(s) on {evaluation.model}")
+        recipes = {source.verifier: recipe(config, source.verifier) for source in config.data.generated}
+        setup = WorkerSetup(out.name, evaluation.model, config.model.dtype, config.run.seed, rollout, recipes)
+        fleet = Fleet(setup, faults, config.guard.worker_restarts)
+        stack.push_async_callback(fleet.stop)
+        async with waits.named("the workers to start", rollout.engine.start_seconds):
+            await _start(fleet)
+        say(fleet.sandbox)
+        tasks = evaluate.held_out(config.data.generated, request.tasks)
+        started, done = time.monotonic(), 0
+
+        def count(number: int) -> None:
+            nonlocal done
+            done = number
+
+        def speed() -> str:
+            return f"{done} episodes, {done / max(time.monotonic() - started, 1e-9):.1f}/s"
+
+        async with shown("evaluation", len(tasks) * request.samples, lambda: done, speed, say):
+            samples = await evaluate.evaluate(fleet, tasks, request.samples, greedy=request.greedy, done=count)
+        seconds = {"startup": started - began, "evaluation": time.monotonic() - started}
+        return samples, {"seconds": seconds, "sandbox": fleet.sandbox, "faults": faults.told}
+
+
+async def _start(fleet: Fleet) -> None:
+    """Raises _NotServedError, and what else a worker's start raises."""
+    refusals: list[str] = []
+    try:
+        await fleet.start()
+        await fleet.serve()
+    except* EngineError as group:
+        refusals += map(str, group.exceptions)
+    if refusals:
+        raise _NotServedError(refusals[0])
+
+
+def _cause(logs: Path) -> str:
+    """The first error in the workers' logs, which is what the others follow from; empty if there is none."""
+    for path in sorted(logs.glob("*")):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if found := _CAUSE.search(line):
+                return f"{found[1]}: {found[2]}"
+    return ""

@@ -1,0 +1,133 @@
+"""A run's curves as numbers, from its ledger and its evaluations. What a run has not got is empty."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rl import evaluate
+from rl.ledger import Reader, Step
+
+Points = tuple[tuple[int, float], ...]
+"""(step, value), by step."""
+
+EVALUATIONS = ("before", "after")
+USUAL = ("math", "code", "trace", "repair", "swe")
+"""Domains that come first wherever domains stand in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A share and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What `rl.curves` draws."""
+
+    run: str
+    steps: int
+    """The last one."""
+    reward: Mapping[str, Points]
+    """Domain -> mean reward."""
+    entropy: Points
+    """Of the policy, in nats a token."""
+    grad_norm: Points
+    """Before it was clipped."""
+    tokens_per_second: Points
+    """Trained tokens by wall time between two steps; nothing where the learner fell back in between."""
+    lag: Mapping[int, int]
+    """Versions behind -> trained tokens."""
+    held_out: Mapping[str, Mapping[str, Interval]]
+    """Domain -> `before`, `after` -> pass@1."""
+
+
+def gather(directory: Path, report: Mapping[str, Any] | None = None) -> Curves:
+    """The curves of the run in `directory`. Without `report`, its own is taken if it is there. Raises LedgerError."""
+    with Reader(directory) as reader:
+        steps, run = reader.steps(), reader.run_id
+    rewards = {step.step: _mapping(step.stats.get("reward")) for step in steps}
+    domains = in_order({domain for one in rewards.values() for domain in one})
+    return Curves(
+        run,
+        steps[-1].step if steps else 0,
+        {domain: _points((step, one.get(domain)) for step, one in rewards.items()) for domain in domains},
+        _points((step.step, step.stats.get("entropy")) for step in steps),
+        _points((step.step, step.stats.get("grad_norm")) for step in steps),
+        _points(_speeds(steps)),
+        _lags(steps),
+        held_out(directory, report),
+    )
+
+
+def held_out(directory: Path, report: Mapping[str, Any] | None = None) -> dict[str, dict[str, Interval]]:
+    """Domain -> `before`, `after` -> pass@1, from the report, or else from the evaluations' own files."""
+    report = read_report(directory) if report is None else report
+    found: dict[str, dict[str, Interval]] = {}
+    for when in EVALUATIONS:
+        summary = _mapping(_mapping(report.get("eval")).get(when))
+        shares = _summarised(summary) or _sampled(directory / "eval" / f"{when}.jsonl")
+        for domain, share in shares.items():
+            found.setdefault(domain, {})[when] = share
+    return {domain: found[domain] for domain in in_order(found)}
+
+
+def read_report(directory: Path) -> Mapping[str, Any]:
+    """A run's report.json; empty while there is none that can be read."""
+    with suppress(OSError, ValueError):
+        return _mapping(json.loads((directory / "report.json").read_text(encoding="utf-8")))
+    return {}
+
+
+def in_order(domains: Iterable[str]) -> list[str]:
+    """The usual ones first, then the others by name."""
+    return sorted(domains, key=lambda domain: (USUAL.index(domain) if domain in USUAL else len(USUAL), domain))
+
+
+def _summarised(summary: Mapping[str, Any]) -> dict[str, Interval]:
+    return {
+        domain: Interval(
+            float(one["pass@1"]), float(one.get("low", one["pass@1"])), float(one.get("high", one["pass@1"]))
+        )
+        for domain, one in summary.items()
+        if isinstance(one, Mapping) and "pass@1" in one
+    }
+
+
+def _sampled(path: Path) -> dict[str, Interval]:
+    """From an evaluation's own file; empty if there is none, or while it is being written."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return _summarised(evaluate.summarise(evaluate.read(path)))
+    return {}
+
+
+def _speeds(steps: Sequence[Step]) -> Iterator[tuple[int, float]]:
+    for before, after in pairwise(steps):
+        if after.lineage == before.lineage and after.at > before.at:
+            yield after.step, after.sampled_tokens / (after.at - before.at)
+
+
+def _lags(steps: Iterable[Step]) -> dict[int, int]:
+    found: Counter[int] = Counter()
+    for step in steps:
+        for lag, tokens in _mapping(step.stats.get("lag_by_token")).items():
+            found[int(lag)] += int(tokens)
+    return {lag: found[lag] for lag in sorted(found)}
+
+
+def _points(values: Iterable[tuple[int, object]]) -> Points:
+    """Without what is missing or not finite: the ledger stores that as null."""
+    return tuple((step, float(one)) for step, one in values if isinstance(one, int | float) and math.isfinite(one))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

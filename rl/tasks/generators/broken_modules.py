@@ -1,0 +1,225 @@
+"""A tiny repository in which one operator, name or constant is wrong; the names and the tests say what is right.
+
+A demonstration looks at the module and its failing test, edits the line, makes a patch and submits it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import unified_diff
+from random import Random
+from typing import Any, Final
+
+from rl.tasks.generators.base import Problem, slip
+from rollout_workers.environments.protocol import Left
+from rollout_workers.environments.repository import answer
+from rollout_workers.tools.calls import ToolError
+from rollout_workers.tools.edits import apply_edit, parse_edit
+from verifiers.task import Message
+
+SYSTEM: Final = "Tools: bash, edit, create, submit. One call a turn."
+_MODULES: Final = ("shop", "bank", "farm", "game", "tool", "math2")
+_PAIRS: Final = (("a", "b"), ("x", "y"), ("m", "n"), ("p", "q"))
+# name, expression; K is a constant that the name tells. What stands where makes the mutations.
+_UNARY: Final = (
+    ("double", "{0} * 2"),
+    ("triple", "{0} * 3"),
+    ("half", "{0} // 2"),
+    ("square", "{0} * {0}"),
+    ("plus_K", "{0} + K"),
+    ("minus_K", "{0} - K"),
+    ("times_K", "{0} * K"),
+    ("over_K", "{0} > K"),
+    ("under_K", "{0} < K"),
+    ("is_even", "{0} % 2 == 0"),
+    ("is_odd", "{0} % 2 == 1"),
+    ("rest_by_K", "{0} % K"),
+)
+_BINARY: Final = (
+    ("add", "{0} + {1}"),
+    ("subtract", "{0} - {1}"),
+    ("multiply", "{0} * {1}"),
+    ("same", "{0} == {1}"),
+    ("differ", "{0} != {1}"),
+    ("more", "{0} > {1}"),
+    ("less", "{0} < {1}"),
+)
+_OPERATORS: Final = ("+", "-", "*", "//", "%", ">", "<", "==", "!=")
+_HIDDEN: Final = 5
+_TURNS: Final = 8
+_TEST: Final = """from {module} import *
+
+for call, want in {cases}:
+    got = eval(call)
+    if got != want:
+        print(f"{{call}} is {{got}}, not {{want}}")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """def name(parameters): return expression."""
+
+    name: str
+    parameters: tuple[str, ...]
+    words: tuple[str, ...]
+    """The expression, word by word."""
+
+    @property
+    def line(self) -> str:
+        """What it returns."""
+        return f"    return {' '.join(self.words)}"
+
+    @property
+    def source(self) -> str:
+        """As it stands in the module."""
+        return f"def {self.name}({', '.join(self.parameters)}):\n{self.line}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A module, which of its functions is broken, and how."""
+
+    module: str
+    functions: tuple[Function, ...]
+    place: int
+    broken: Function
+
+    @property
+    def right(self) -> Function:
+        """The broken one as it should be."""
+        return self.functions[self.place]
+
+    @property
+    def text(self) -> str:
+        """The module as the policy finds it."""
+        return "\n".join(self._with(self.broken))
+
+    @property
+    def patch(self) -> str:
+        """The repair."""
+        before, after = ("\n".join(one).splitlines(True) for one in (self._with(self.broken), self._with(self.right)))
+        return "".join(unified_diff(before, after, f"a/{self.module}.py", f"b/{self.module}.py"))
+
+    def _with(self, function: Function) -> list[str]:
+        return [(function if at == self.place else one).source for at, one in enumerate(self.functions)]
+
+
+class BrokenModules:
+    """Difficulty d has d + 1 functions, one of them broken."""
+
+    domain = "repair"
+    verifier = "repair"
+    environment = "repository"
+    turns = _TURNS
+
+    def draw(self, chance: Random, difficulty: int) -> Problem:
+        """See `Generator.draw`."""
+        while True:
+            plan = _plan(chance, difficulty)
+            calls = [_call(one, chance) for one in plan.functions for _ in range(2)]
+            cases = [(call, _value(plan.functions, call)) for call in calls]
+            hidden = [_hidden(plan, chance) for _ in range(_HIDDEN)]
+            lines = [one.line for one in (*plan.functions, plan.broken)]
+            if len(set(lines)) == len(lines) and _told(plan, cases) and any(map(plan_fails(plan), hidden)):
+                break
+        file = f"{plan.module}.py"
+        files = {file: plan.text, f"test_{file}": _TEST.format(module=plan.module, cases=cases)}
+        messages = Message("system", SYSTEM), Message("user", f"python3 test_{file} fails. Repair {file}.")
+        payload = {"files": files, "module": file, "tests": hidden, "patch": plan.patch}
+        return Problem(plan.text, messages, payload, {"files": files}, (plan, cases))
+
+    def demonstrate(self, problem: Problem, chance: Random, mistakes: float) -> Iterator[Message]:
+        """See `Generator.demonstrate`."""
+        plan, cases = problem.plan
+        yield from problem.messages
+        file = f"{plan.module}.py"
+        left = Left(_TURNS, 700)
+        failing = [f"{call} is {got}, not {want}" for call, want in cases if (got := _broken_value(plan, call)) != want]
+        seen = "\n".join([plan.text.rstrip("\n"), *failing])
+        place = slip(chance, plan.place, range(len(plan.functions)), mistakes)
+        old = plan.broken if place == plan.place else plan.functions[place]
+        aim = plan.right if place == plan.place else _mutated(old, chance)
+        new = _mutated(old, chance) if chance.random() < mistakes else aim
+        edit = f"{file}\n<<<<<<< SEARCH\n{old.line}\n=======\n{new.line}\n>>>>>>> REPLACE"
+        try:
+            _, changed = apply_edit(plan.text, parse_edit(edit))
+        except ToolError as error:
+            changed = str(error)
+        steps = (
+            ("bash", f"cat {file}; python3 test_{file}", seen),
+            ("edit", edit, changed),
+            ("bash", "git diff > fix.patch", ""),
+            ("submit", "fix.patch", "Submitted."),
+        )
+        for turn, (tool, content, said) in enumerate(steps, start=1):
+            yield Message("assistant", f"<tool: {tool}>\n{content}\n</tool>")
+            yield Message(f"tool: {tool}", answer(said, Left(left.turns - turn, left.tokens - 80 * turn)))
+        yield Message("assistant", "Done.")
+
+
+def _plan(chance: Random, difficulty: int) -> Plan:
+    functions: list[Function] = []
+    while len(functions) <= difficulty:
+        one = _function(chance)
+        if one.name not in {other.name for other in functions}:
+            functions.append(one)
+    place = chance.randrange(len(functions))
+    return Plan(chance.choice(_MODULES), tuple(functions), place, _mutated(functions[place], chance))
+
+
+def _function(chance: Random) -> Function:
+    constant, names = str(chance.randint(2, 9)), chance.choice(_PAIRS)
+    unary = chance.random() < 0.6
+    name, expression = chance.choice(_UNARY if unary else _BINARY)
+    words = expression.format(*names).replace("K", constant).split()
+    return Function(name.replace("K", constant), names[:1] if unary else names, tuple(words))
+
+
+def _mutated(function: Function, chance: Random) -> Function:
+    """One word another: an operator, a constant, or a name."""
+    words = list(function.words)
+    at = chance.randrange(len(words))
+    word = words[at]
+    if word.isdigit():
+        words[at] = chance.choice([str(digit) for digit in range(1, 10) if str(digit) != word])
+    elif word in _OPERATORS:
+        words[at] = chance.choice([operator for operator in _OPERATORS if operator != word])
+    else:
+        others = [name for name in (*function.parameters, "2") if name != word]
+        words[at] = chance.choice(others)
+    return Function(function.name, function.parameters, tuple(words))
+
+
+def _call(function: Function, chance: Random) -> str:
+    return f"{function.name}({', '.join(str(chance.randint(1, 9)) for _ in function.parameters)})"
+
+
+def _hidden(plan: Plan, chance: Random) -> dict[str, Any]:
+    """A test of the broken function; the others are tested in public."""
+    args = [chance.randint(1, 12) for _ in plan.right.parameters]
+    call = f"{plan.right.name}({', '.join(map(str, args))})"
+    return {"call": plan.right.name, "args": args, "kwargs": {}, "expected": _value(plan.functions, call)}
+
+
+def plan_fails(plan: Plan) -> Any:
+    """Whether the broken module fails a hidden test."""
+    return lambda test: _broken_value(plan, f"{test['call']}({', '.join(map(str, test['args']))})") != test["expected"]
+
+
+def _told(plan: Plan, cases: list[tuple[str, Any]]) -> bool:
+    """The public test fails."""
+    return any(_broken_value(plan, call) != want for call, want in cases)
+
+
+def _broken_value(plan: Plan, call: str) -> Any:
+    return _value((*plan.functions[: plan.place], plan.broken, *plan.functions[plan.place + 1 :]), call)
+
+
+def _value(functions: tuple[Function, ...], call: str) -> Any:
+    """What a call gives; the message of what it raises."""
+    namespace: dict[str, Any] = {}
+    exec("\n".join(one.source for one in functions), namespace)  # noqa: S102 - source of our own making
+    try:
+        return eval(call, namespace)  # noqa: S307
+    except ArithmeticError as error:
+        return str(error)

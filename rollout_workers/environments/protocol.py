@@ -1,0 +1,31 @@
+"""What an episode needs of the place the policy acts in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from verifiers.task import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What the policy may still use, as its tools tell it."""
+
+    turns: int
+    tokens: int
+
+
+class Environment(Protocol):
+    """Serves one episode."""
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """What a verifier gets beside the conversation, by relative path."""
+        ...
+
+    async def respond(self, reply: str, left: Left) -> Message | None:
+        """What the policy sees next, or None where its last reply ended the episode.
+
+        Raises SandboxKilled where the policy's commands killed its sandbox, SandboxUnavailable where we failed.
+        """
+        ...

@@ -1,0 +1,113 @@
+"""Bash, edit, create and submit on a repository in one sandbox. Each returns what the policy sees of it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from rollout_workers.tools.calls import Call, ToolError
+from rollout_workers.tools.edits import apply_edit, parse_edit
+from verifiers.sandbox import Sandbox, SandboxUnavailable
+
+BASH_SECONDS: Final = 120.0
+FILE_LIMIT: Final = 1 << 20
+OUTPUT_LIMIT: Final = 1 << 16
+# No identity, no hooks, no configuration of anybody's: the history is one commit that a patch can be made against.
+_COMMIT: Final = (
+    "git init -q -b main . && git add -A && git -c user.name=cwm-rl -c user.email=cwm-rl@localhost commit -qm base"
+)
+# One persistent session as far as a shell hands it on: directory, variables and functions of the command before.
+_SESSION: Final = (
+    'readonly _session="${TMPDIR:-/tmp}/.session"\n'
+    '[ -r "$_session" ] && . "$_session"\n'
+    'trap \'{ declare -p | grep -v -E "^declare -[a-zA-Z]*r"; declare -f; printf "cd %q\\n" "$PWD"; }'
+    ' >"$_session" 2>/dev/null\' EXIT\n'
+)
+_FORGET: Final = 'rm -f "${TMPDIR:-/tmp}/.session"'
+
+
+class Repository:
+    """The tools of one episode. Methods raise ToolError, SandboxError."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self.patch = b""
+        """What was submitted last."""
+
+    async def begin(self) -> None:
+        """Make the files that are there the one commit of a history. Raises SandboxUnavailable if git cannot."""
+        result = await self._sandbox.exec(_COMMIT, timeout=BASH_SECONDS)
+        if result.exit_code != 0:
+            said = result.stderr.decode(errors="replace").strip()
+            raise SandboxUnavailable(f"git does not work in the sandbox: {said[-300:]}")
+
+    async def run(self, call: Call) -> str:
+        """Do what a call asks for."""
+        if call.tool not in TOOLS:
+            raise ToolError(f"There is no tool {call.tool}; there are {', '.join(TOOLS)}.")
+        if "\0" in call.content:
+            raise ToolError("A call cannot hold a NUL character.")
+        return await TOOLS[call.tool](self, call.content)
+
+    async def bash(self, command: str) -> str:
+        """Standard output and error of a command, in the state that the one before it left."""
+        result = await self._sandbox.exec(
+            ["bash", "-c", f"exec 2>&1\n{_SESSION}{command}"], timeout=BASH_SECONDS, output_limit=OUTPUT_LIMIT
+        )
+        text = result.stdout.decode(errors="replace").rstrip("\n")
+        notes = []
+        if result.truncated:
+            notes.append("The output was cut.")
+        if result.timed_out:
+            await self._sandbox.exec(_FORGET)
+            notes.append(f"The command took more than {BASH_SECONDS:g} s; the shell was restarted.")
+        elif result.exit_code:
+            notes.append(f"exit code {result.exit_code}")
+        return "\n".join([*([text] if text else []), *notes])
+
+    async def edit(self, content: str) -> str:
+        """Replace text that occurs once in a file."""
+        edit = parse_edit(content)
+        new, shown = apply_edit(await self._text(edit.path), edit)
+        await self._write(edit.path, new)
+        return shown
+
+    async def create(self, content: str) -> str:
+        """Make a file: its path on the first line, its text after that. It must not exist, its parent must."""
+        first, _, text = content.partition("\n")
+        path = first.strip()
+        probe = await self._sandbox.exec(["sh", "-c", '[ ! -e "$1" ] && [ -d "$(dirname -- "$1")" ]', "sh", path])
+        if probe.exit_code != 0:
+            raise ToolError(f"{path} exists, or its parent directory does not.")
+        await self._write(path, f"{text}\n")
+        return f"Created {path}."
+
+    async def submit(self, content: str) -> str:
+        """Hand in a patch file; may be repeated, the last one counts."""
+        path = content.strip()
+        patch = (await self._text(path)).encode()
+        if not patch.strip():
+            raise ToolError(f"{path} is empty: make a patch, for example with git diff > {path or 'fix.patch'}.")
+        self.patch = patch
+        return "Submitted."
+
+    async def _text(self, path: str) -> str:
+        try:
+            return (await self._sandbox.read(path, limit=FILE_LIMIT)).decode()
+        except FileNotFoundError:
+            raise ToolError(f"There is no file {path}.") from None
+        except ValueError as error:  # not below the working directory, too large, no text
+            raise ToolError(f"{path} cannot be read: {error}.") from None
+
+    async def _write(self, path: str, text: str) -> None:
+        try:
+            await self._sandbox.write(path, text.encode())
+        except ValueError as error:
+            raise ToolError(f"{path} cannot be written: {error}.") from None
+
+
+TOOLS: Final[Mapping[str, Callable[[Repository, str], Awaitable[str]]]] = {
+    "bash": Repository.bash,
+    "edit": Repository.edit,
+    "create": Repository.create,
+    "submit": Repository.submit,
+}
+"""By the name that a call gives."""
