@@ -2,12 +2,13 @@
 
 import json
 import re
-import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final
 
 from rl import cluster, evaluate
@@ -17,12 +18,15 @@ from rl.fleet import Fleet
 from rl.live import shown
 from rl.prepare import recipe
 from rl.progress import Say
+from rl.scratch import scratch
 from rl.waits import Waits
 from rollout_workers.engine import EngineError
 from rollout_workers.worker import WorkerSetup
 
 EPISODES: Final = "episodes.jsonl"
 SUMMARY: Final = "eval.json"
+_LENGTH: Final = 240
+"""Characters of a cause that an engine gives."""
 _CAUSE = re.compile(r"\b((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)): (\S.*)")
 
 
@@ -40,25 +44,24 @@ class _Faults:
 async def execute(evaluation: Evaluation, say: Say) -> dict[str, Any]:
     """Evaluate, write DIR/episodes.jsonl and DIR/eval.json, and return what stands in the latter.
 
-    What ends it early leaves no directory. Raises UserError; EvaluationError where the model cannot be served.
+    What ends it early leaves nothing. Raises UserError; EvaluationError where the model cannot be served.
     """
     out = evaluation.out
+    with scratch("cwm-rl-eval", Path(tempfile.gettempdir())) as temporary:
+        place = temporary / out.name
+        place.mkdir()
+        try:
+            samples, facts = await _sampled(evaluation, place, say)
+        except _NotServedError as error:
+            cause = shorten(_cause(place / "logs") or str(error), _LENGTH, placeholder=" ...")
+            raise EvaluationError(f"the model at {evaluation.model} does not load: {cause}") from error
+    result = _result(evaluation, samples) | facts
     try:
         out.mkdir(parents=True)
-    except OSError as error:
-        raise EvaluationError(f"{out} cannot be made: {error.strerror}") from error
-    try:
-        samples, facts = await _sampled(evaluation, say)
-        result = _result(evaluation, samples) | facts
         evaluate.write(samples, out / EPISODES)
         (out / SUMMARY).write_text(json.dumps(result, indent=2) + "\n")
-    except _NotServedError as error:
-        cause = _cause(out / "logs") or " ".join(str(error).split())
-        shutil.rmtree(out)
-        raise EvaluationError(f"{evaluation.model} does not load: {cause[:300]}") from error
-    except BaseException:
-        shutil.rmtree(out)
-        raise
+    except OSError as error:
+        raise EvaluationError(f"{out} cannot be written: {error.strerror}") from error
     return result
 
 
@@ -112,16 +115,16 @@ class _NotServedError(Exception):
     """No engine came up on the model; why stands in its log at best."""
 
 
-async def _sampled(evaluation: Evaluation, say: Say) -> tuple[list[Sample], dict[str, Any]]:
-    """All episodes, and what else there is to tell."""
-    config, request, out = evaluation.config, evaluation.request, evaluation.out
+async def _sampled(evaluation: Evaluation, place: Path, say: Say) -> tuple[list[Sample], dict[str, Any]]:
+    """All episodes, and what else there is to tell; what the workers print is kept in `place`."""
+    config, request = evaluation.config, evaluation.request
     rollout, faults, waits, began = config.rollout, _Faults(), Waits(), time.monotonic()
     async with AsyncExitStack() as stack:
         cpus, gpus = rollout.workers * rollout.cpus, rollout.workers * rollout.gpus
-        where = stack.enter_context(cluster.connected(config.cluster, out, cpus, gpus))
+        where = stack.enter_context(cluster.connected(config.cluster, place, cpus, gpus))
         say(f"{where}; starting {rollout.workers} worker(s) on {evaluation.model}")
         recipes = {source.verifier: recipe(config, source.verifier) for source in config.data.generated}
-        setup = WorkerSetup(out.name, evaluation.model, config.model.dtype, config.run.seed, rollout, recipes)
+        setup = WorkerSetup(place.name, evaluation.model, config.model.dtype, config.run.seed, rollout, recipes)
         fleet = Fleet(setup, faults, config.guard.worker_restarts)
         stack.push_async_callback(fleet.stop)
         async with waits.named("the workers to start", rollout.engine.start_seconds):

@@ -101,7 +101,7 @@ def build_tokenizer(corpus: Sequence[Path], vocab_size: int, texts: Iterable[str
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(chain(_lines(corpus), _pieces(texts)), trainer)
+    tokenizer.train_from_iterator(chain(_lines(corpus), texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **_NAMED_TOKENS,
@@ -168,11 +168,9 @@ def digest(directory: Path) -> str:
     return total.hexdigest()
 
 
-def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """What stands between special tokens: a merge must not be spent on their spelling."""
-    marks = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
-    for text in texts:
-        yield from filter(None, marks.split(text))
+def pieces(text: str) -> Iterator[str]:
+    """What stands between special tokens, on whose spelling no merge should be spent."""
+    return filter(None, re.split("|".join(map(re.escape, SPECIAL_TOKENS)), text))
 
 
 def _lines(corpus: Sequence[Path]) -> Iterator[str]:

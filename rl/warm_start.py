@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.config import Config
+from rl.init_model import pieces
 from rl.progress import Say
 from rl.sft import SftError, warm_start
 from rl.tasks.generated import GeneratedSource
@@ -47,7 +48,8 @@ class Demonstrations:
         """What a tokenizer made from nothing is learnt from: roles and contents."""
         for index in range(_CORPUS):
             for message in self(index):
-                yield from (message.role, message.content)
+                yield message.role
+                yield from pieces(message.content) if message.role == "assistant" else (message.content,)
 
     def identity(self) -> dict[str, Any]:
         """JSON that tells these demonstrations from others; a sample of them stands for the generators' code."""

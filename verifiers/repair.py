@@ -36,8 +36,10 @@ class RepairVerifier:
         files, module = task.payload.get("files"), task.payload.get("module")
         if not (isinstance(files, dict) and all(isinstance(text, str) for text in files.values())):
             raise ValueError(f"task {task.id}: the payload of a repair task needs 'files', texts by path")
-        if module not in files:
+        if not isinstance(module, str) or module not in files:
             raise ValueError(f"task {task.id}: 'module' must be one of the files, not {module!r:.80}")
+        if not isinstance(task.payload.get("patch", ""), str):
+            raise ValueError(f"task {task.id}: 'patch' must be text, if it is there")
         try:
             parse_call_tests(task.payload.get("tests"))
         except ValueError as error:

@@ -1,5 +1,6 @@
 """The order in which tasks are drawn: which domain, by a mixture that changes with the step, and which task of it."""
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from itertools import count
@@ -24,8 +25,8 @@ class MixtureStage(BaseModel):
     @field_validator("weights")
     @classmethod
     def _draws_something(cls, weights: dict[str, float]) -> dict[str, float]:
-        if any(weight < 0 for weight in weights.values()) or not sum(weights.values()) > 0:
-            raise ValueError("weights must not be negative, and one must be positive")
+        if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
+            raise ValueError("weights must be finite and not negative, and one must be positive")
         return weights
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def config_of(*overrides: str) -> Config:
 
 def task_of(name: str = "t", **changes: Any) -> Task:
     """A task of one question; `changes` are fields of `Task`."""
-    return Task(name, "math", (Message("user", "What is 2 + 2?"),), "math", **changes)
+    return replace(Task(name, "math", (Message("user", "What is 2 + 2?"),), "math"), **changes)
 
 
 def said(renderer: Renderer, text: str, *, version: int = 0, ended: bool = True, swap_at: int | None = None) -> Sampled:
@@ -110,14 +111,17 @@ class FakeFleet:
         self.most = dict(self.now)
         self.tried: list[EpisodeKey] = []
         self.graded: list[EpisodeKey] = []
+        self.greedy: set[bool] = set()
+        """How it was asked to sample."""
 
     def least_loaded(self) -> Worker:
         """As the real one."""
         return min(self.workers, key=lambda worker: worker.acting)
 
-    async def sample(self, worker: Worker, key: EpisodeKey, task: Task) -> Episode | Failed:
+    async def sample(self, worker: Worker, key: EpisodeKey, task: Task, *, greedy: bool = False) -> Episode | Failed:
         """Whatever `act` does."""
         self.tried.append(key)
+        self.greedy.add(greedy)
         self.now[worker.name] += 1
         self.most[worker.name] = max(self.most[worker.name], self.now[worker.name])
         try:

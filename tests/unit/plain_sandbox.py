@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from rollout_workers.sandbox.box import inside
 from verifiers.sandbox import ExecResult, Sandbox, SandboxSpec
 
 DEFAULT_SPEC = SandboxSpec()
@@ -17,8 +18,10 @@ DEFAULT_SPEC = SandboxSpec()
 class PlainSandbox:
     """The contract of `verifiers.sandbox.Sandbox` without its protection: for code written in our own tests only."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, folder: Path) -> None:
+        self.root, self._temporary = folder / "work", folder / "tmp"
+        self.root.mkdir()
+        self._temporary.mkdir()
 
     async def exec(
         self,
@@ -37,7 +40,12 @@ class PlainSandbox:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=self.root / cwd,
-            env={"PATH": f"{Path(sys.executable).parent}:{os.defpath}", **(env or {})},
+            env={
+                "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
+                "HOME": str(self._temporary),
+                "TMPDIR": str(self._temporary),
+                **(env or {}),
+            },
             start_new_session=True,
         )
         assert process.stdin and process.stdout and process.stderr
@@ -60,15 +68,25 @@ class PlainSandbox:
         return await self.exec(["python3", "-I", "-c", source], stdin=stdin, timeout=timeout, output_limit=output_limit)
 
     async def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
-        data = (self.root / path).read_bytes()
+        target = self._plain(path)
+        if not target.exists():
+            raise FileNotFoundError(f"{path} is not in the sandbox")
+        data = target.read_bytes()
         if len(data) > limit:
             raise ValueError(f"{path} is larger than {limit} bytes")
         return data
 
     async def write(self, path: str, data: bytes) -> None:
-        target = self.root / path
+        target = self._plain(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
+
+    def _plain(self, path: str) -> Path:
+        """Of a file below the working directory, no symbolic link on the way."""
+        target = self.root / inside(path)
+        if target.resolve() != self.root.resolve() / inside(path) or target.is_dir():
+            raise ValueError(f"{path} is no regular file, or a symbolic link is in its path")
+        return target
 
 
 class PlainSandboxes:

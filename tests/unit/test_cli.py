@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from fakes import TINY, tiny_model
 from rl.cli import main
 from rl.config import load
 from rl.ledger import Ledger
-from rl.run import load_tasks
+from rl.prepare import load_tasks
 from verifiers.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -217,6 +218,110 @@ def test_a_tokenizer_that_does_not_fit_its_model(
     err = capsys.readouterr().err
     assert "Traceback" not in err
     assert "take the tokenizer that was saved with the model" in err
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+GENERATED = """[model]
+path = "x"
+[[data.generated]]
+generator = "math"
+[[data.generated]]
+generator = "trace"
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("-n 0", "there is nothing to evaluate on: 0 held-out tasks a domain, 1 samples a task"),
+        ("-n 3 -k 0", "3 held-out tasks a domain, 0 samples a task; both must be at least 1"),
+        ("--greedy -k 2", "leave out one of --greedy and -k"),
+        ("--tasks maht", "no generator makes the domain 'maht'; nearest first, there are math, "),
+        ("--tasks math,swe", "no generator makes the domain 'swe'; nearest first, there are "),
+        ("--tasks ,", "--tasks names no domain: give all, or some of math, code, trace, repair"),
+        ("--difficulty 9", "--difficulty: difficulty: input should be less than or equal to 5, not 9"),
+        ("--set rollout.slotz=1", "there is no key 'rollout.slotz': did you mean 'slots'?"),
+        ("--set verifiers.math.maths=1", "data.generated, math: no verifier is called 'maths': did you mean 'math'?"),
+        ("--out taken", "taken exists: choose another --out, or remove it"),
+        ("--out taken/below", "taken is a file"),
+        ("--config nothing.toml", "no configuration at nothing.toml"),
+        ("--config c.toml", "there is no generator in c.toml, and only generators have held-out tasks"),
+        ("--config g.toml --tasks code", "no generator in g.toml makes the domain 'code'; nearest first, there are "),
+    ],
+)
+def test_an_evaluation_that_cannot_be(
+    config: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    words: str,
+) -> None:
+    monkeypatch.chdir(config.parent)
+    Path("taken").touch()
+    Path("g.toml").write_text(GENERATED)
+    before = sorted(os.listdir())
+    assert words in refusal(capsys, "eval", model, *arguments.split())
+    assert sorted(os.listdir()) == before
+
+
+def spoilt(model: Path, kind: str) -> None:
+    weights, stored = model / "model.safetensors", model / "config.json"
+    if kind == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif kind == "without":
+        weights.unlink()
+    elif kind == "tokenizer":
+        stored.write_text(json.dumps(json.loads(stored.read_text()) | {"vocab_size": 100}))
+    elif kind == "unconfigured":
+        stored.unlink()
+    else:
+        shutil.rmtree(model)
+        if kind == "file":
+            model.touch()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("cut", "does not load: model.safetensors is damaged or cut"),
+        ("without", "does not load: there are no weights in it"),
+        ("tokenizer", "take the tokenizer that was saved with the model"),
+        ("unconfigured", "it has no config.json"),
+        ("file", "it is no directory"),
+        ("nothing", "it is no directory"),
+    ],
+)
+def test_an_evaluation_of_a_model_that_does_not_load(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "models" / "mine"
+    shutil.copytree(model, mine)
+    spoilt(mine, kind)
+    for name in (mine, "models/mine"):
+        refused = refusal(capsys, "eval", name)
+        assert words in refused
+        assert str(name) in refused or str(mine) in refused
+    assert os.listdir() == ["models"]
+
+
+def test_a_generator_whose_verifier_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("g.toml").write_text(GENERATED)
+    said = refusal(capsys, "train", "g.toml", "--set", "verifiers.trace.trase=1")
+    assert "data.generated, trace: no verifier is called 'trase': did you mean 'trace'?" in said
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from verifiers.code import CodeVerifier, run_tests
 from verifiers.reply import FormatError, extract_code
 from verifiers.runner import Grader
 from verifiers.sandbox import ExecResult, Sandbox, SandboxSpec
-from verifiers.task import Submission, Task
+from verifiers.task import Message, Submission, Task
 from verifiers.verdict import Outcome, Verdict
 
 ADD = [
@@ -33,7 +33,8 @@ def check(candidate):
 
 
 def task(payload: dict[str, Any]) -> Task:
-    return Task("t", "code", (), "code", payload=payload)
+    """One that asks for reasoning."""
+    return Task("t", "code", (Message("system", "Think first, up to </think>."),), "code", payload=payload)
 
 
 async def grade(source: str, payload: dict[str, Any], *, seconds: float = 6.0, total: float = 60.0) -> Verdict:

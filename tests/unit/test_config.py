@@ -76,7 +76,7 @@ def test_a_key_like_no_other_gets_the_list(minimal: Path) -> None:
     ("override", "words"),
     [
         ("learner.lr=fast", "learner.lr: input should be a valid number"),
-        ("learner.lr=-1.0", "learner.lr: input should be greater than 0, not -1.0"),
+        ("learner.lr=-1.0", "learner.lr: input should be greater than or equal to 0, not -1.0"),
         ("run.steps=0", "run.steps: input should be greater than or equal to 1, not 0"),
         ("run.steps=2.5", "run.steps: "),
         ("run.id='../x'", "run.id: "),
@@ -86,7 +86,7 @@ def test_a_key_like_no_other_gets_the_list(minimal: Path) -> None:
         ("algorithm.clip_low=1.0", "algorithm.clip_low: "),
         ("algorithm.group_size=1", "algorithm.group_size: "),
         ("learner.betas=[0.9]", "learner.betas.1: "),
-        ("data.sources=[]", "data.sources: "),
+        ("data.sources=[]", "data: data needs at least one of data.sources and data.generated"),
         ("data.sources.0.limits.tokens=-5", "data.sources.0.limits.tokens: "),
         ("verifiers.math.math=much", "verifiers.math.math: "),
         ("model.dtype=float16", "model.dtype: "),

@@ -1,29 +1,53 @@
 """Environments: what answers a reply, and when it is over."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from fakes import task_of
+from fakes import NoSandboxes, task_of
 from plain_sandbox import PlainSandboxes
 
-from rollout_workers.environments import ENVIRONMENTS
+from rollout_workers.environments import ENVIRONMENTS, Left
+from verifiers.repair import PATCH
+from verifiers.sandbox import SandboxUnavailable
 from verifiers.task import Message, Task
 
 ADD = {"tests": [{"call": "add", "args": [1], "kwargs": {"b": 2}, "expected": 3}]}
 PROGRAM = {"tests": [{"stdin": "2\n", "stdout": "4\n"}]}
+REASON = Message("system", "Think up to </think>.")
+SHOP = {"files": {"shop.py": "def double(x):\n    return x * 3\n"}}
+LOOK, SUBMIT = "<tool: bash>\ncat shop.py\n</tool>", "<tool: submit>\nfix.patch\n</tool>"
+EDIT = (
+    "<tool: edit>\nshop.py\n<<<<<<< SEARCH\n    return x * 3\n=======\n    return x * 2\n>>>>>>> REPLACE\n</tool>\n"
+    "Now the patch."
+)
+PATCHED = "<tool: bash>\ngit diff > fix.patch\n</tool>"
 
 
 def code(body: str) -> str:
     return f"I think.</think>\n```python\n{body}\n```"
 
 
-def task(visible: dict[str, Any]) -> Task:
-    return task_of(environment="code", visible=visible)
+def task(visible: dict[str, Any], environment: str = "code", *messages: Message) -> Task:
+    return task_of(environment=environment, visible=visible, **({"messages": messages} if messages else {}))
 
 
-async def answers(task: Task, *replies: str, sandboxes: PlainSandboxes | None = None) -> list[str | None]:
+async def answers(task: Task, *replies: str, sandboxes: Any = None) -> list[Message | None]:
+    found, _ = await acted(task, *replies, sandboxes=sandboxes)
+    return found
+
+
+async def acted(task: Task, *replies: str, sandboxes: Any = None) -> tuple[list[Message | None], Mapping[str, bytes]]:
+    """The answers, and the files that a verifier would get."""
     async with ENVIRONMENTS[task.environment](task, sandboxes or PlainSandboxes()) as environment:
-        found: list[Message | None] = [await environment.respond(reply) for reply in replies]
+        turns = enumerate(replies, start=1)
+        found = [await environment.respond(reply, Left(9 - turn, 1000 - turn)) for turn, reply in turns]
+        return found, dict(environment.files)
+
+
+async def results(task: Task, *replies: str, sandboxes: Any = None) -> list[str | None]:
+    """What public tests say."""
+    found = await answers(task, *replies, sandboxes=sandboxes)
     assert {message.role for message in found if message is not None} <= {"tool: tests"}
     return [None if message is None else message.content for message in found]
 
@@ -33,8 +57,8 @@ async def test_one_reply_ends_a_single_turn() -> None:
 
 
 async def test_code_that_passes_ends_the_episode() -> None:
-    assert await answers(task(ADD), code("def add(a, b):\n    return a + b")) == [None]
-    assert await answers(task(PROGRAM), code("print(2 * int(input()))")) == [None]
+    assert await results(task(ADD), code("def add(a, b):\n    return a + b")) == [None]
+    assert await results(task(PROGRAM), code("print(2 * int(input()))")) == [None]
 
 
 @pytest.mark.parametrize(
@@ -46,32 +70,32 @@ async def test_code_that_passes_ends_the_episode() -> None:
     ],
 )
 async def test_code_that_fails_is_answered_with_the_values(body: str, said: str) -> None:
-    (answer,) = await answers(task(ADD), code(body))
+    (answer,) = await results(task(ADD), code(body))
     assert answer is not None
     assert said in answer
 
 
 async def test_programs_that_fail_are_answered_with_what_they_printed() -> None:
-    (answer,) = await answers(task(PROGRAM), code("print(7)"))
+    (answer,) = await results(task(PROGRAM), code("print(7)"))
     assert answer == r"failed: stdin '2\n': printed '7\n', not '4\n'"
 
 
 async def test_every_test_has_its_line() -> None:
     visible = {"tests": [*ADD["tests"], {"call": "add", "args": [1, 1], "expected": 5}]}
-    (answer,) = await answers(task(visible), code("def add(a, b):\n    return a + b"))
+    (answer,) = await results(task(visible), code("def add(a, b):\n    return a + b"))
     assert answer == "passed\nfailed: add(1, 1): got 2, not 5"
 
 
 async def test_no_sandbox_before_the_first_code_and_one_for_all_of_it() -> None:
     sandboxes = PlainSandboxes()
-    wrong = code("def add(a, b):\n    return 0")
+    wrong, left = code("def add(a, b):\n    return 0"), Left(1, 100)
     async with ENVIRONMENTS["code"](task(ADD), sandboxes) as environment:
-        answer = await environment.respond("no code at all")
+        answer = await environment.respond("no code at all", left)
         assert answer is not None
         assert answer.content.startswith("No code was run: ")
         assert sandboxes.opened == 0
         for _ in range(2):
-            await environment.respond(wrong)
+            await environment.respond(wrong, left)
         assert (sandboxes.opened, sandboxes.open_now) == (1, 1)
     assert sandboxes.open_now == 0
 
@@ -85,3 +109,86 @@ async def test_without_public_tests_the_first_reply_ends_it() -> None:
 async def test_the_preamble_is_there_for_the_code() -> None:
     visible = ADD | {"preamble": "import math\nONE = 1\n"}
     assert await answers(task(visible), code("def add(a, b):\n    return math.floor(a + b) * ONE")) == [None]
+
+
+async def test_reasoning_is_asked_for_by_the_task() -> None:
+    bare = "```python\ndef add(a, b):\n    return a + b\n```"
+    assert await answers(task(ADD), bare) == [None]
+    (answer,) = await results(task(ADD, "code", REASON), bare)
+    assert answer is not None
+    assert "</think>" in answer
+
+
+async def test_a_repository_is_repaired_and_its_patch_handed_on() -> None:
+    found, files = await acted(task(SHOP, "repository"), LOOK, EDIT, PATCHED, SUBMIT, "Done.")
+    assert [message and message.role for message in found] == [
+        *("tool: bash", "tool: edit", "tool: bash", "tool: submit"),
+        None,
+    ]
+    look, edit, patched, submit = (message.content for message in found if message is not None)
+    assert look == "<output>\ndef double(x):\n    return x * 3\n</output>\n8 turns, 999 tokens left"
+    assert edit == "<output>\n1 def double(x):\n2     return x * 2\n</output>\n7 turns, 998 tokens left"
+    assert patched == "<output>\n\n</output>\n6 turns, 997 tokens left"
+    assert submit == "<output>\nSubmitted.\n</output>\n5 turns, 996 tokens left"
+    assert list(files) == [PATCH]
+    assert b"+    return x * 2\n" in files[PATCH]
+
+
+async def test_a_reply_without_a_call_ends_nothing_before_a_submit() -> None:
+    sandboxes = PlainSandboxes()
+    found, files = await acted(task(SHOP, "repository"), "Done.", "Really.", sandboxes=sandboxes)
+    assert [message and message.role for message in found] == ["tool: call"] * 2
+    assert all(message and "Nothing was submitted yet" in message.content for message in found)
+    assert files == {}
+    assert sandboxes.opened == 0, "the sandbox starts at the first call"
+
+
+async def test_a_submit_may_be_taken_back_by_another_one() -> None:
+    again = EDIT.replace("x * 3", "x * 2", 1).replace("return x * 2\n>", "return x + x\n>")
+    replies = (LOOK, EDIT, PATCHED, SUBMIT, again, PATCHED, SUBMIT, "Done.")
+    found, files = await acted(task(SHOP, "repository"), *replies)
+    assert [at for at, message in enumerate(found) if message is None] == [7]
+    assert b"+    return x + x\n" in files[PATCH]
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ("<tool: bash>\nls", "Write exactly one call a turn"),
+        (f"{LOOK}\n{LOOK}", "Write exactly one call a turn"),
+        ("<tool: python>\n1\n</tool>", "There is no tool python; there are bash, edit, create, submit."),
+        ("<tool: bash>\n\0\n</tool>", "NUL"),
+        (SUBMIT, "There is no file fix.patch."),
+    ],
+)
+async def test_what_is_wrong_with_a_call_is_said_and_the_episode_goes_on(reply: str, words: str) -> None:
+    wrong, look = await answers(task(SHOP, "repository"), reply, LOOK)
+    assert wrong is not None
+    assert look is not None
+    assert words in wrong.content
+    assert wrong.role in ("tool: call", "tool: bash", "tool: submit"), "the policy names no roles"
+    assert "return x * 3" in look.content
+
+
+async def test_only_what_follows_the_reasoning_is_a_call() -> None:
+    sandboxes = PlainSandboxes()
+    reasoning = task(SHOP, "repository", REASON, Message("user", "Repair it."))
+    found = await answers(reasoning, f"{LOOK}\n</think>\nHm.", LOOK, sandboxes=sandboxes)
+    assert [message and message.role for message in found] == ["tool: call"] * 2
+    assert sandboxes.opened == 0
+    (answer,) = await answers(reasoning, f"{SUBMIT}\n</think>\n{LOOK}")
+    assert answer is not None
+    assert answer.role == "tool: bash"
+
+
+async def test_one_sandbox_serves_a_repository_and_ends_with_it() -> None:
+    sandboxes = PlainSandboxes()
+    await answers(task(SHOP, "repository"), LOOK, EDIT, PATCHED, sandboxes=sandboxes)
+    assert (sandboxes.opened, sandboxes.open_now) == (1, 0)
+
+
+@pytest.mark.parametrize("environment", ["code", "repository"])
+async def test_a_sandbox_that_cannot_be_had_is_ours(environment: str) -> None:
+    reply = code("x = 1") if environment == "code" else LOOK
+    with pytest.raises(SandboxUnavailable):
+        await answers(task(ADD if environment == "code" else SHOP, environment), reply, sandboxes=NoSandboxes())

@@ -168,6 +168,9 @@ class _Dying:
     async def exec(self, *_: Any, **__: Any) -> Any:
         raise SandboxKilled("out of memory")
 
+    async def python(self, *_: Any, **__: Any) -> Any:
+        raise SandboxKilled("out of memory")
+
     async def write(self, *_: Any) -> None:
         return None
 

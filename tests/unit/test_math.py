@@ -13,7 +13,7 @@ from plain_sandbox import PlainSandboxes
 
 from verifiers.math import MathVerifier
 from verifiers.reply import last_boxed
-from verifiers.task import Submission, Task
+from verifiers.task import Message, Submission, Task
 from verifiers.verdict import Outcome, Verdict
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -29,8 +29,8 @@ async def verifier() -> AsyncIterator[MathVerifier]:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def task(gold: object) -> Task:
-    return Task("t", "math", (), "math", payload={"answer": gold})
+def task(gold: object, system: str = "Think first, up to </think>.") -> Task:
+    return Task("t", "math", (Message("system", system),), "math", payload={"answer": gold})
 
 
 async def grade(verifier: MathVerifier, gold: str, answer: str) -> Verdict:
@@ -100,6 +100,12 @@ async def test_other_answers_are_wrong(verifier: MathVerifier, gold: str, answer
 async def test_a_broken_format_is_scored_and_wrong(verifier: MathVerifier, reply: str) -> None:
     verdict = await verifier.verify(task("4"), Submission(reply), PlainSandboxes())
     assert (verdict.outcome, verdict.reward, verdict.correct) == (Outcome.SCORED, -1.0, False)
+
+
+async def test_a_task_that_asks_for_no_reasoning_takes_an_answer_without(verifier: MathVerifier) -> None:
+    for reply, right in [("\\boxed{4}", True), ("so</think>\\boxed{4}", True), ("a</think>b</think>\\boxed{4}", False)]:
+        verdict = await verifier.verify(task("4", "Answer."), Submission(reply), PlainSandboxes())
+        assert verdict.correct is right
 
 
 async def test_a_box_among_the_thoughts_does_not_count(verifier: MathVerifier) -> None:

@@ -57,9 +57,18 @@ def test_the_stats_of_a_batch(ledger: Ledger) -> None:
 
 def test_a_step_in_one_line(ledger: Ledger) -> None:
     stats = LEARNED | batch_stats(Batch((closed_group(ledger, 1.0, -0.5),), ()), newest=2)
-    line = step_line(3, 5, stats)
+    line = step_line(3, 5, stats, 1234.5, {DropReason.STALE: 4})
     assert "\n" not in line
-    for words in ("step 3/5", "math +0.250", "2 episodes", "6 tokens", "lag ≤ 2", "entropy 5.50", "|g| 0.25"):
+    for words in (
+        "step 3/5",
+        "math +0.25",
+        "2 episodes",
+        "1,234 tokens/s",
+        "lag ≤ 2",
+        "entropy 5.50",
+        "|g| 0.25",
+        "stale 4",
+    ):
         assert words in line
 
 

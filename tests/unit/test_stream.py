@@ -1,31 +1,137 @@
-"""The order of tasks."""
+"""Which task is drawn when: pools, mixtures, and a resumed run."""
 
-from itertools import islice
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count, islice
 
+import pytest
 from fakes import task_of
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from rl.tasks.stream import stream
+from rl.tasks.generated import GeneratedSource
+from rl.tasks.stream import FilePool, GeneratedPool, MixtureStage, Pool, stream, weights_at
+from verifiers.task import Task
 
-TASKS = [task_of(f"t{i}") for i in range(7)]
+MATH = [task_of(f"m{i}") for i in range(7)]
+CODE = [task_of(f"c{i}", domain="code", verifier="code") for i in range(5)]
+EVEN = (MixtureStage(weights={"math": 1, "code": 1, "trace": 2}),)
 
 
-def drawn(count: int, seed: int = 0, skip: int = 0) -> list[str]:
-    return [task.id for task in islice(stream(TASKS, seed, skip), count)]
+def pools(seed: int = 0) -> list[Pool]:
+    """Two finite ones, and two generators that share a domain."""
+    traces = [GeneratedSource(generator="trace", difficulty=difficulty, seed=seed) for difficulty in (1, 2)]
+    return [FilePool("math", MATH, seed), FilePool("code", CODE, seed), *map(GeneratedPool, traces)]
 
 
-def test_every_task_once_an_epoch_in_another_order() -> None:
-    epochs = [drawn(21)[start : start + 7] for start in (0, 7, 14)]
-    assert all(sorted(epoch) == [task.id for task in TASKS] for epoch in epochs)
+def drawn(
+    amount: int,
+    of: Sequence[Pool],
+    mixture: Sequence[MixtureStage] = (),
+    seed: int = 0,
+    counts: Mapping[str, int] | None = None,
+    step: Callable[[], int] = lambda: 0,
+) -> list[Task]:
+    return list(islice(stream(of, mixture, seed, counts or {}, step), amount))
+
+
+def ids(tasks: Sequence[Task]) -> list[str]:
+    return [task.id for task in tasks]
+
+
+def test_every_file_task_once_an_epoch_in_another_order() -> None:
+    found = ids(drawn(21, [FilePool("", MATH, 0)]))
+    epochs = [found[start : start + 7] for start in (0, 7, 14)]
+    assert all(sorted(epoch) == ids(MATH) for epoch in epochs)
     assert len(set(map(tuple, epochs))) == 3
 
 
+@given(seed=st.integers(0, 5), amount=st.integers(1, 60))
+def test_no_file_task_is_drawn_twice_before_all_are_once(seed: int, amount: int) -> None:
+    times = Counter(ids(drawn(amount, pools(seed), EVEN, seed)))
+    for tasks in (MATH, CODE):
+        seen = [times[task.id] for task in tasks]
+        assert max(seen) - min(seen) <= 1
+
+
+def test_a_generator_is_drawn_in_its_order_and_never_twice_the_same() -> None:
+    source = GeneratedSource(generator="math", difficulty=1)
+    found = drawn(30, [GeneratedPool(source)])
+    assert found == [source.task(index) for index in range(30)]
+    assert len(set(ids(found))) == 30
+
+
 def test_the_seed_makes_the_order() -> None:
-    assert drawn(30, seed=1) == drawn(30, seed=1)
-    assert drawn(30, seed=1) != drawn(30, seed=2)
+    assert ids(drawn(30, pools(1), EVEN, 1)) == ids(drawn(30, pools(1), EVEN, 1))
+    assert ids(drawn(30, pools(1), EVEN, 1)) != ids(drawn(30, pools(2), EVEN, 2))
 
 
-@given(skip=st.integers(0, 40), seed=st.integers(0, 5))
+def test_a_pool_gives_any_place_at_any_time() -> None:
+    one, other = FilePool("", MATH, 3), FilePool("", MATH, 3)
+    forward = [one.task(number) for number in range(21)]
+    assert [other.task(number) for number in reversed(range(21))] == forward[::-1]
+
+
+@given(skip=st.integers(0, 40), seed=st.integers(0, 3))
 def test_a_resumed_run_goes_on_where_it_was(skip: int, seed: int) -> None:
-    assert drawn(10, seed, skip) == drawn(10 + skip, seed)[skip:]
+    whole = ids(drawn(skip + 10, pools(seed), EVEN, seed))
+    assert ids(drawn(10, pools(seed), EVEN, seed, Counter(whole[:skip]))) == whole[skip:]
+
+
+def test_a_resumed_run_goes_on_in_the_stage_it_was_in() -> None:
+    mixture = (MixtureStage(weights={"math": 1}), MixtureStage(from_step=3, weights={"code": 1}))
+    steps = count()
+    whole = ids(drawn(6, pools(), mixture, step=lambda: next(steps)))
+    assert [name[0] for name in whole] == list("mmmccc")
+    later = count(4)
+    assert ids(drawn(2, pools(), mixture, counts=Counter(whole[:4]), step=lambda: next(later))) == whole[4:]
+
+
+def test_counts_of_others_are_none_of_a_pools() -> None:
+    counts = {"m0": 2, "m6": 1, "x": 5, "trace-1-train-0/7": 3, "trace-1-train-1/7": 1, "trace-1-held_out-0/2": 1}
+    assert [pool.drawn(counts) for pool in pools()] == [3, 0, 3, 0]
+
+
+def test_the_mixture_weighs_domains_and_not_pools() -> None:
+    found = Counter(task.domain for task in drawn(4000, pools(), EVEN))
+    assert found["trace"] / 4000 == pytest.approx(0.5, abs=0.03), "two pools share its weight"
+    assert found["math"] / 4000 == pytest.approx(0.25, abs=0.03)
+    assert found["code"] / 4000 == pytest.approx(0.25, abs=0.03)
+    levels = Counter(task.id[:7] for task in drawn(2000, pools(), EVEN) if task.domain == "trace")
+    assert min(levels.values()) / sum(levels.values()) == pytest.approx(0.5, abs=0.06)
+
+
+def test_without_a_mixture_all_domains_are_alike() -> None:
+    found = Counter(task.domain for task in drawn(3000, pools()))
+    assert all(times / 3000 == pytest.approx(1 / 3, abs=0.04) for times in found.values())
+
+
+def test_the_mixture_follows_the_step_as_it_goes_on() -> None:
+    mixture = (MixtureStage(weights={"math": 1}), MixtureStage(from_step=10, weights={"code": 2, "trace": 0}))
+    now = [0]
+    order = stream(pools(), mixture, 0, {}, lambda: now[0])
+    domains = []
+    for step in (0, 9, 10, 11, 500):
+        now[0] = step
+        domains.append({task.domain for task in islice(order, 20)})
+    assert domains == [{"math"}, {"math"}, {"code"}, {"code"}, {"code"}]
+
+
+def test_the_last_stage_that_has_begun_holds() -> None:
+    mixture = (MixtureStage(weights={"math": 1}), MixtureStage(from_step=10, weights={"code": 1}))
+    assert [dict(weights_at(mixture, step)) for step in (0, 9, 10, 99)] == [{"math": 1}] * 2 + [{"code": 1}] * 2
+    assert weights_at((), 3) == {}
+
+
+@pytest.mark.parametrize(
+    "weights", [{}, {"math": 0}, {"math": -1, "code": 3}, {"math": math.inf}, {"math": math.nan, "code": 1}]
+)
+def test_a_stage_that_draws_nothing_is_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="one must be positive"):
+        MixtureStage(weights=weights)
+
+
+def test_a_pool_names_its_verifiers() -> None:
+    assert [set(pool.verifiers) for pool in pools()] == [{"math"}, {"code"}, {"trace"}, {"trace"}]

@@ -9,7 +9,7 @@ from verifiers.task import Message
 
 T = TypeVar("T")
 
-REASON = "Think first, up to </think>."
+REASON = "Think up to </think>."
 """The system message that switches reasoning on."""
 
 
@@ -51,4 +51,4 @@ def slip(chance: Random, right: T, others: Sequence[T], mistakes: float) -> T:
 
 def near(chance: Random, number: int, mistakes: float) -> int:
     """`number`, or with probability `mistakes` one that is a little off."""
-    return number + chance.choice((-10, -2, -1, 1, 2, 10)) if chance.random() < mistakes else number
+    return number + chance.choice((-2, -1, 1, 2)) if chance.random() < mistakes else number

@@ -17,33 +17,26 @@ from rollout_workers.tools.edits import apply_edit, parse_edit
 from verifiers.task import Message
 
 SYSTEM: Final = "Tools: bash, edit, create, submit. One call a turn."
-_MODULES: Final = ("shop", "bank", "farm", "game", "tool", "math2")
-_PAIRS: Final = (("a", "b"), ("x", "y"), ("m", "n"), ("p", "q"))
+_MODULES: Final = ("shop", "bank", "farm", "game")
+_PAIRS: Final = (("a", "b"), ("x", "y"), ("m", "n"))
 # name, expression; K is a constant that the name tells. What stands where makes the mutations.
 _UNARY: Final = (
     ("double", "{0} * 2"),
     ("triple", "{0} * 3"),
-    ("half", "{0} // 2"),
-    ("square", "{0} * {0}"),
     ("plus_K", "{0} + K"),
     ("minus_K", "{0} - K"),
     ("times_K", "{0} * K"),
     ("over_K", "{0} > K"),
     ("under_K", "{0} < K"),
-    ("is_even", "{0} % 2 == 0"),
-    ("is_odd", "{0} % 2 == 1"),
-    ("rest_by_K", "{0} % K"),
 )
 _BINARY: Final = (
     ("add", "{0} + {1}"),
     ("subtract", "{0} - {1}"),
     ("multiply", "{0} * {1}"),
-    ("same", "{0} == {1}"),
-    ("differ", "{0} != {1}"),
     ("more", "{0} > {1}"),
     ("less", "{0} < {1}"),
 )
-_OPERATORS: Final = ("+", "-", "*", "//", "%", ">", "<", "==", "!=")
+_OPERATORS: Final = ("+", "-", "*", ">", "<")
 _HIDDEN: Final = 5
 _TURNS: Final = 8
 _TEST: Final = """from {module} import *
@@ -51,7 +44,7 @@ _TEST: Final = """from {module} import *
 for call, want in {cases}:
     got = eval(call)
     if got != want:
-        print(f"{{call}} is {{got}}, not {{want}}")
+        exit(f"{{call}} is {{got}}, not {{want}}")
 """
 
 
@@ -92,12 +85,12 @@ class Plan:
     @property
     def text(self) -> str:
         """The module as the policy finds it."""
-        return "\n".join(self._with(self.broken))
+        return "".join(self._with(self.broken))
 
     @property
     def patch(self) -> str:
         """The repair."""
-        before, after = ("\n".join(one).splitlines(True) for one in (self._with(self.broken), self._with(self.right)))
+        before, after = ("".join(one).splitlines(True) for one in (self._with(self.broken), self._with(self.right)))
         return "".join(unified_diff(before, after, f"a/{self.module}.py", f"b/{self.module}.py"))
 
     def _with(self, function: Function) -> list[str]:
@@ -135,7 +128,7 @@ class BrokenModules:
         file = f"{plan.module}.py"
         left = Left(_TURNS, 700)
         failing = [f"{call} is {got}, not {want}" for call, want in cases if (got := _broken_value(plan, call)) != want]
-        seen = "\n".join([plan.text.rstrip("\n"), *failing])
+        seen = "\n".join([plan.text.rstrip("\n"), failing[0], "exit code 1"])
         place = slip(chance, plan.place, range(len(plan.functions)), mistakes)
         old = plan.broken if place == plan.place else plan.functions[place]
         aim = plan.right if place == plan.place else _mutated(old, chance)
@@ -168,7 +161,7 @@ def _plan(chance: Random, difficulty: int) -> Plan:
 
 
 def _function(chance: Random) -> Function:
-    constant, names = str(chance.randint(2, 9)), chance.choice(_PAIRS)
+    constant, names = str(chance.randint(2, 6)), chance.choice(_PAIRS)
     unary = chance.random() < 0.6
     name, expression = chance.choice(_UNARY if unary else _BINARY)
     words = expression.format(*names).replace("K", constant).split()
@@ -181,7 +174,7 @@ def _mutated(function: Function, chance: Random) -> Function:
     at = chance.randrange(len(words))
     word = words[at]
     if word.isdigit():
-        words[at] = chance.choice([str(digit) for digit in range(1, 10) if str(digit) != word])
+        words[at] = chance.choice([str(digit) for digit in range(1, 7) if str(digit) != word])
     elif word in _OPERATORS:
         words[at] = chance.choice([operator for operator in _OPERATORS if operator != word])
     else:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from rl.tasks.generators.base import Problem, near, slip
 from rl.tasks.tracer import START_MARK, render, trace
@@ -12,13 +12,17 @@ from verifiers.trace import FRAME_SEP
 
 _VARIABLES: Final = "abcd"
 _OPERATORS: Final = ("+", "-")
-_MOST: Final = 30
+_MOST: Final = 12
+_COPIES: Final = 0.4
+"""Share of assignments at difficulty 1 that only copy."""
+_TWO_VARIABLES: Final = 0.6
+"""Share of assignments above it that take two variables; the others take one and a small number."""
 _MARKED: Final = f"def f(a, b):{START_MARK}"
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """target = left operator right, at an indent; `guard` is a comparison that stands on a line above it."""
+    """target = left operator right, or target = left where right is 0; `guard` is a comparison that stands on a line above it."""
 
     target: str
     left: str
@@ -29,7 +33,9 @@ class Assignment:
     @property
     def lines(self) -> list[str]:
         """As source, inside a function."""
-        assignment = f"{self.target} = {self.left} {self.operator} {self.right}"
+        assignment = f"{self.target} = {self.left}"
+        if self.right != "0":
+            assignment += f" {self.operator} {self.right}"
         if self.guard is None:
             return [f"    {assignment}"]
         return [f"    if {' '.join(self.guard)}:", f"        {assignment}"]
@@ -51,7 +57,7 @@ class Program:
 
 
 class ShortPrograms:
-    """Difficulty d has d + 1 assignments; from 2 on one of them may stand under an `if`."""
+    """Difficulty d has d + 1 assignments; from 2 on they take two variables, from 3 on one may stand under an `if`."""
 
     domain = "trace"
     verifier = "trace"
@@ -64,7 +70,7 @@ class ShortPrograms:
             program = _program(chance, difficulty)
             frames = trace(program.source, "f", program.arguments)
             values = [int(value) for frame in frames for value in frame.local.values()]
-            if all(-_MOST <= value <= _MOST for value in values):
+            if all(0 <= value <= _MOST * difficulty for value in values):
                 break
         text = f"{program.source}\nf{program.arguments}"
         return Problem(text, (Message("user", text),), {"frames": render(frames)}, plan=program)
@@ -89,16 +95,19 @@ class ShortPrograms:
 def _program(chance: Random, difficulty: int) -> Program:
     known = ["a", "b"]
     body: list[Assignment] = []
-    guarded = chance.randrange(1, difficulty + 1) if difficulty > 1 and chance.random() < 0.5 else None
+    guarded = chance.randrange(1, difficulty + 1) if difficulty > 2 and chance.random() < 0.5 else None
     for place in range(difficulty + 1):
-        operator = chance.choice(_OPERATORS)
-        right: Any = chance.choice(known) if chance.random() < 0.6 else str(chance.randint(2, 9))
+        left, operator, right = chance.choice(known), chance.choice(_OPERATORS), str(chance.randint(1, 3))
+        if difficulty == 1 and chance.random() < _COPIES:
+            operator, right = "+", "0"
+        elif difficulty > 1 and chance.random() < _TWO_VARIABLES:
+            right = chance.choice(known)
         guard = None
         target = chance.choice(_VARIABLES[: len(known) + 1])
         if place == guarded:
             guard = (chance.choice(known), chance.choice("<>"), str(chance.randint(2, 9)))
             target = chance.choice(known)  # defined whichever way it goes
-        body.append(Assignment(target, chance.choice(known), operator, right, guard))
+        body.append(Assignment(target, left, operator, right, guard))
         if target not in known:
             known.append(target)
     return Program(tuple(body), body[-1].target, (chance.randint(1, 9), chance.randint(1, 9)))
@@ -113,6 +122,6 @@ def _misread(one: Assignment, chance: Random, mistakes: float) -> Assignment:
         one,
         left=slip(chance, one.left, "ab", mistakes),
         operator=slip(chance, one.operator, _OPERATORS, mistakes),
-        right=slip(chance, one.right, "ab", mistakes),
+        right=one.right if one.right == "0" else slip(chance, one.right, "ab", mistakes),
         guard=guard,
     )

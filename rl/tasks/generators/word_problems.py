@@ -14,7 +14,7 @@ _TELLING: Final = {
     "-": ("loses {}", "gives {} away", "sells {}"),
     "*": ("has {} times as many",),
 }
-_MOST: Final = 60
+_MOST: Final = 30
 _PLAIN: Final = 0.1
 """Share of demonstrations without the system message, and so without reasoning."""
 
@@ -22,7 +22,7 @@ Step = tuple[str, int]
 
 
 class WordProblems:
-    """Difficulty d takes d + 1 steps; no number on the way is negative or above 60."""
+    """Difficulty d takes d + 1 steps; no number on the way is negative or above 30."""
 
     domain = "math"
     verifier = "math"
@@ -31,19 +31,19 @@ class WordProblems:
 
     def draw(self, chance: Random, difficulty: int) -> Problem:
         """See `Generator.draw`."""
-        start = chance.randint(2, 19)
+        start = chance.randint(2, 9)
         steps: list[Step] = []
         value = start
         while len(steps) <= difficulty:
-            step = chance.choice("++--*"), chance.randint(2, 15)
+            step = chance.choice("++--*"), chance.randint(2, 9)
             if step[0] == "*":
-                step = "*", chance.randint(2, 4)
+                step = "*", chance.randint(2, 3)
             if 0 <= (after := apply(value, step)) <= _MOST:
                 steps.append(step)
                 value = after
         name, thing = chance.choice(_NAMES), chance.choice(_THINGS)
-        told = ", then ".join(chance.choice(_TELLING[operator]).format(number) for operator, number in steps)
-        text = f"{name} has {start} {thing}, then {told}. How many {thing}?"
+        told = ", ".join(chance.choice(_TELLING[operator]).format(number) for operator, number in steps)
+        text = f"{name} has {start} {thing}, {told}. How many {thing}?"
         key = f"{start} " + " ".join(f"{operator}{number}" for operator, number in steps)
         messages = Message("system", REASON), Message("user", text)
         return Problem(key, messages, {"answer": str(value)}, plan=(start, steps))
