@@ -1,4 +1,4 @@
-"""The controls of a run: the same run where nothing can be learnt. A change in one means that the instrument is wrong."""
+"""The controls of a run: the same run where nothing can be learnt. If one changes, the instrument is wrong."""
 
 import json
 import time

@@ -49,14 +49,15 @@ class HeldOut:
 
 
 def held_out(sources: Iterable[GeneratedSource], tasks: int) -> list[HeldOut]:
-    """The first `tasks` held-out tasks of every domain, its sources in turn."""
+    """The first `tasks` held-out tasks of every domain, its sources in turn; domains in turn too, since some
+    load the engine and some the sandboxes."""
     by_domain: dict[str, list[GeneratedSource]] = {}
     for source in sources:
         by_domain.setdefault(source.domain, []).append(source)
     return [
         HeldOut(source.task(index // len(same), "held_out"), source.difficulty)
-        for same in by_domain.values()
         for index in range(tasks)
+        for same in by_domain.values()
         for source in [same[index % len(same)]]
     ]
 

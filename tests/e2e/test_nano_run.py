@@ -1,4 +1,4 @@
-"""The main job, whole: what `make demo` starts, looked at while it runs and after it."""
+"""The main job, whole: what `make demo` starts, in small, looked at while it runs and after it."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -7,12 +7,20 @@ from typing import Any
 
 import psutil
 import pytest
-from launch import CONFIG, Command, cwm_rl, gone, report_of
+from launch import Command, cwm_rl, gone, report_of
 
 from rl.ledger import DropReason, Reader
 from rl.ledger.audit import audit
 
 pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(400)]
+
+DOMAINS = ("code", "math", "repair", "trace")
+# Seconds of warm start teach nothing, and then nothing but a dense second reward tells the episodes apart.
+_RECIPES = ", ".join(f"{name} = {{ {name} = 1.0, printable = 0.5 }}" for name in DOMAINS)
+SMALL = (
+    *("run.steps=5", "warm_start.sft.tokens=30000", "eval.tasks=4", "algorithm.token_budget=3000"),
+    f"verifiers={{ {_RECIPES} }}",
+)
 
 
 def _listening(command: Command) -> set[str]:
@@ -24,8 +32,9 @@ def _listening(command: Command) -> set[str]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     directory = tmp_path_factory.mktemp("runs")
-    arguments = ("train", CONFIG, "--set", f"run.directory={directory}", "--set", "run.id=nano")
-    with cwm_rl(directory / "log", *arguments) as command:
+    settings = (*SMALL, f"run.directory={directory}", "run.id=nano", f"warm_start.directory={directory / 'models'}")
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    with cwm_rl(directory / "log", "train", "deploy/configs/nano.toml", *arguments) as command:
         command.wait_for("step 1/5")
         listening, processes = _listening(command), command.tree()
         code = command.finish()
@@ -48,6 +57,21 @@ def test_takes_its_steps_and_tells(run: dict[str, Any], report: dict[str, Any]) 
     assert report["steps"] == 5
     assert "Answers that were right" in run["output"]
     assert "Traceback" not in run["output"]
+
+
+def test_evaluates_before_and_after(run: dict[str, Any], report: dict[str, Any]) -> None:
+    for when in ("before", "after"):
+        assert {domain: rates["tasks"] for domain, rates in report["eval"][when].items()} == dict.fromkeys(DOMAINS, 4)
+        assert (run["directory"] / "eval" / f"{when}.jsonl").read_text().count("\n") == 16
+    assert set(report["second_turn"]) == {"before", "after", "gain", "tasks"}
+    assert {"warm_start", "startup", "training", "eval_before", "eval_after"} <= set(report["seconds"])
+
+
+def test_leaves_a_picture_and_a_page(run: dict[str, Any], report: dict[str, Any]) -> None:
+    assert (run["directory"] / "curves.png").read_bytes().startswith(b"\x89PNG")
+    page = (run["directory"] / "report.html").read_text()
+    assert "<svg" in page
+    assert "<script" not in page
 
 
 def test_the_ledger_adds_up(run: dict[str, Any], report: dict[str, Any]) -> None:
@@ -97,6 +121,6 @@ def test_checkpoints_are_ordinary_model_directories(run: dict[str, Any]) -> None
         step, path = reader.checkpoints()[0]
     assert step == 5
     assert AutoModelForCausalLM.from_pretrained(path).config.model_type == "cwm"
-    assert len(AutoTokenizer.from_pretrained(path)) == 512
+    assert len(AutoTokenizer.from_pretrained(path)) == 768
     # vLLM loads every file of weights that it finds beside config.json.
     assert [file.name for file in Path(path).glob("*.safetensors")] == ["model.safetensors"]

@@ -98,7 +98,7 @@ class Plan:
 
 
 class BrokenModules:
-    """Difficulty d has d + 1 functions, one of them broken."""
+    """Difficulty d has d functions, one of them broken."""
 
     domain = "repair"
     verifier = "repair"
@@ -152,7 +152,7 @@ class BrokenModules:
 
 def _plan(chance: Random, difficulty: int) -> Plan:
     functions: list[Function] = []
-    while len(functions) <= difficulty:
+    while len(functions) < difficulty:
         one = _function(chance)
         if one.name not in {other.name for other in functions}:
             functions.append(one)

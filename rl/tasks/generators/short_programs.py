@@ -13,7 +13,7 @@ from verifiers.trace import FRAME_SEP
 _VARIABLES: Final = "abcd"
 _OPERATORS: Final = ("+", "-")
 _MOST: Final = 12
-_COPIES: Final = 0.4
+_COPIES: Final = 0.5
 """Share of assignments at difficulty 1 that only copy."""
 _TWO_VARIABLES: Final = 0.6
 """Share of assignments above it that take two variables; the others take one and a small number."""
@@ -22,7 +22,7 @@ _MARKED: Final = f"def f(a, b):{START_MARK}"
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """target = left operator right, or target = left where right is 0; `guard` is a comparison that stands on a line above it."""
+    """target = left operator right, or target = left where right is 0; `guard` is a comparison on a line above it."""
 
     target: str
     left: str
@@ -97,7 +97,7 @@ def _program(chance: Random, difficulty: int) -> Program:
     body: list[Assignment] = []
     guarded = chance.randrange(1, difficulty + 1) if difficulty > 2 and chance.random() < 0.5 else None
     for place in range(difficulty + 1):
-        left, operator, right = chance.choice(known), chance.choice(_OPERATORS), str(chance.randint(1, 3))
+        left, operator, right = chance.choice(known), chance.choice(_OPERATORS), str(chance.randint(1, 2))
         if difficulty == 1 and chance.random() < _COPIES:
             operator, right = "+", "0"
         elif difficulty > 1 and chance.random() < _TWO_VARIABLES:
