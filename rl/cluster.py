@@ -15,6 +15,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ from verifiers.errors import UserError
 
 # What a job does not take along.
 _STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/evals", "/models", "/tests")  # Ray leaves .git and .venv out itself
+_NO_AGENT = "No available agent"
+_AGENT_SECONDS = 30.0
 _HOST_AND_PORT = re.compile(r"[^:/]+:\d+")
 _REFUSED = "the Ray cluster at {} refuses us: set RAY_AUTH_TOKEN, or put its token into ~/.ray/auth_token"
 
@@ -253,12 +256,28 @@ def submit(address: str | None, job: Job, say: Callable[[str], None]) -> str:
             say(f"job {job.name} is known to the cluster already")
         else:
             environment = {"working_dir": str(job.working_dir), "excludes": list(_STAYS)}
-            client.submit_job(entrypoint=job.entrypoint, submission_id=job.name, runtime_env=environment)
+            _handed_over(
+                lambda: client.submit_job(entrypoint=job.entrypoint, submission_id=job.name, runtime_env=environment)
+            )
         return str(client.get_job_status(job.name))
     except AuthenticationError as error:
         raise ClusterError(_REFUSED.format(address)) from error
     except (ConnectionError, RuntimeError, OSError, requests.RequestException) as error:
         raise ClusterError(f"no Ray cluster answers at {address}: {_first_line(error)}") from error
+
+
+def _handed_over(submit: Callable[[], object]) -> None:
+    """A cluster that has just started answers before it can take a job: ask again for a while."""
+    deadline = time.monotonic() + _AGENT_SECONDS
+    while True:
+        try:
+            submit()
+        except RuntimeError as error:
+            if _NO_AGENT not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
 
 
 def _first_line(error: Exception) -> str:
