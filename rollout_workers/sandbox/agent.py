@@ -39,6 +39,9 @@ DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 OWN_ENV = {"HOME": "/tmp", "TMPDIR": "/tmp", "USER": "sandbox", "LOGNAME": "sandbox"}  # noqa: S108
 OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 
+INHERITED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+"""Python ignores the first two; a shell ignores the others for what it starts in the background."""
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -119,7 +122,7 @@ class Confinement:
             os.setresgid(self.uid, self.uid, self.uid)
             os.setresuid(self.uid, self.uid, self.uid)
         os.umask(0o022)
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would pass that on
+        for ignored in INHERITED:  # exec would pass that on
             signal.signal(ignored, signal.SIG_DFL)
 
 

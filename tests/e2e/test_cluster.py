@@ -69,6 +69,7 @@ def cluster() -> Iterator[Cluster]:
             f"--port={one.gcs}",
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={one.dashboard}",
+            f"--dashboard-agent-listen-port={_free_port()}",  # the usual one may be another cluster's
             "--num-cpus=4",
             f"--temp-dir={home}",
         ],

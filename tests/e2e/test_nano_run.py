@@ -120,7 +120,8 @@ def test_checkpoints_are_ordinary_model_directories(run: dict[str, Any]) -> None
     with Reader(run["directory"]) as reader:
         step, path = reader.checkpoints()[0]
     assert step == 5
-    assert AutoModelForCausalLM.from_pretrained(path).config.model_type == "cwm"
-    assert len(AutoTokenizer.from_pretrained(path)) == 768
+    config = AutoModelForCausalLM.from_pretrained(path).config
+    assert config.model_type == "cwm"
+    assert 256 < len(AutoTokenizer.from_pretrained(path)) <= config.vocab_size
     # vLLM loads every file of weights that it finds beside config.json.
     assert [file.name for file in Path(path).glob("*.safetensors")] == ["model.safetensors"]
