@@ -15,10 +15,10 @@ demo-controls: setup ## the same run with learning rate 0, and with shuffled rew
 	@.venv/bin/cwm-rl controls deploy/configs/nano.toml
 
 test: setup ## the whole test suite
-	@.venv/bin/pytest
+	@.venv/bin/pytest $(PARALLEL)
 
 test-fast: setup ## the tests that start neither Ray, vLLM nor a container engine
-	@.venv/bin/pytest -m 'not slow'
+	@.venv/bin/pytest $(PARALLEL) -m 'not slow'
 
 check: setup ## lint, formatting and types
 	@.venv/bin/ruff check

@@ -1,7 +1,7 @@
 """Runs inside the candidate's sandbox: loads its source, makes the calls, sends back what they returned as plain data.
 
-Standard input holds one JSON object: {"nonce", "source", "preamble", "calls": [[name, args, kwargs], …], "seconds"},
-values as in `_plain`. Each answer is a line `NONCE JSON` on a private copy of standard output:
+Standard input holds one marshalled dictionary: {"nonce", "source", "preamble", "announced", "calls": [[name, args,
+kwargs], …], "seconds"}, values as in `_plain`. Each answer is a line `NONCE JSON` on a private copy of standard output:
 {"value": …, "args": …, "kwargs": …} (the last two if the call changed them), or {"raised": [type, message]}. Ahead of
 them stand two lines: one says that Python runs, before the candidate does, the other how loading went.
 Nothing here is secret: the candidate can forge these lines, and then only says what it would have returned. What it
@@ -11,18 +11,20 @@ should return is not in this process, and not in this sandbox.
 from __future__ import annotations
 
 import fcntl
-import json
+import marshal
 import os
-import signal
 import sys
 import types
 
-from verifiers._plain import decode, encode
+from verifiers._plain import decode, encode, to_json
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # importing typing would take longer than most answers
+if TYPE_CHECKING:  # importing any of it would take longer than most answers
+    import signal
     from collections.abc import Callable
     from typing import Any
+else:
+    import _signal as signal
 
 MODULE = "solution"
 
@@ -89,7 +91,7 @@ def _message(error: BaseException) -> str:
 
 def main() -> None:
     """Read the request, hide the channel from ordinary printing, run, leave without running exit hooks."""
-    request = json.loads(sys.stdin.buffer.read())
+    request = marshal.loads(sys.stdin.buffer.read())  # noqa: S302 - from the host
     channel = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 200)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -99,7 +101,7 @@ def main() -> None:
     def send(answer: dict[str, Any]) -> None:
         if os.getpid() != owner:
             os._exit(0)  # a process that the candidate forked has returned into our code
-        line = f"{nonce} {json.dumps(answer)}\n".encode()
+        line = f"{nonce} {to_json(answer)}\n".encode()
         while line:
             line = line[os.write(channel, line) :]
 

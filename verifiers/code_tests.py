@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verifiers._plain import NotPlainError, encode, is_opaque, same, show
+from verifiers._compare import same, show
+from verifiers._plain import NotPlainError, encode, is_opaque
 from verifiers._relay import Answer, Budget, Solution, ask
 from verifiers.sandbox import ExecResult, Sandbox
 

@@ -1,34 +1,40 @@
-"""The inside of a sandbox: process 1 of its pid namespace, handed in as source to `python3 -I -S -c`.
+"""The inside of a sandbox: process 1 of its pid namespace, handed in to `python3 -I -S` as source or bytecode.
 
     host --frame--> receive --> exec | read | write, each in a confined child --> kill all --> send --frame--> host
 
-A frame is two big-endian uint32 (header length, body length), a JSON header, raw bytes. One request, one reply.
+A request is two big-endian uint32 (header length, body length), a marshalled dictionary, raw bytes; a reply is the
+fixed header `REPLY` and raw bytes. One request, one reply. The agent believes the host, never the other way round.
 Everything that touches what commands can touch runs in a forked child under the commands' own uid and limits; the
 agent itself only moves bytes, kills and reaps. As process 1 it cannot be signalled from inside, inherits every orphan,
 and takes the whole namespace with it when it exits, which it does as soon as the host hangs up.
-Standard library only; Python 3.8 or later, because images bring their own.
+Standard library only; Python 3.8 or later, because images bring their own. Every sandbox pays for what is imported
+here: `json` (which brings `re`), `contextlib` and `signal` (which brings `enum`) would double the start.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import json
+import marshal
 import os
 import resource
 import select
-import signal
 import stat
 import struct
 import time
-from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
     from typing import Any, NoReturn
+else:
+    import _signal as signal
 
 FRAME = struct.Struct("!II")
+REPLY = struct.Struct("!IIIhB")  # length of the body, number of the request, how much of it is stdout, status, flags
+TIMED_OUT, TRUNCATED, OOM, FAILED = 1, 2, 4, 8
+ERROR_LIMIT = 1000
 HOST_IN, HOST_OUT = 0, 1
 WORK = "/work"
 CHUNK = 1 << 18
@@ -63,16 +69,13 @@ def take(size: int) -> bytes:
 def receive() -> tuple[dict[str, Any], bytes]:
     """The next request: header and body."""
     header, body = FRAME.unpack(take(FRAME.size))
-    request: dict[str, Any] = json.loads(take(header))
+    request: dict[str, Any] = marshal.loads(take(header))  # noqa: S302 - the host's word
     return request, take(body)
 
 
-def send(reply: dict[str, Any], body: bytes) -> None:
-    """One reply."""
-    header = json.dumps(reply).encode()
-    view = memoryview(FRAME.pack(len(header), len(body)) + header + body)
-    while view:
-        view = view[os.write(HOST_OUT, view) :]
+def send(number: int, reply: tuple[int, int, int], body: bytes) -> None:
+    """One reply: bytes of standard output, status, flags."""
+    write_all(HOST_OUT, REPLY.pack(len(body), number, *reply) + body)
 
 
 # --- confinement ------------------------------------------------------------------------------------------------
@@ -170,7 +173,7 @@ class Runner:
 
     def run(
         self, body: Callable[[], int], stdin: bytes, timeout: float, limit: int
-    ) -> tuple[dict[str, Any], bytes, bytes]:
+    ) -> tuple[tuple[int, int, int], bytes]:
         """Fork, confine, call `body` (its result is the exit code), wait, kill all. Raises OSError, SurvivorsError."""
         pipes = [os.pipe() for _ in range(3)]
         killed = oom_kills()
@@ -184,14 +187,10 @@ class Runner:
         self.sweep()
         out.finish()
         err.finish()
-        reply = {
-            "status": 0 if status is None else code_of(status),
-            "timed_out": status is None,
-            "truncated": out.truncated or err.truncated,
-            "oom": oom_kills() > killed,
-            "stdout": len(out.kept),
-        }
-        return reply, bytes(out.kept), bytes(err.kept)
+        flags = TIMED_OUT * (status is None)
+        flags |= TRUNCATED * (out.truncated or err.truncated)
+        flags |= OOM * (oom_kills() > killed)
+        return (len(out.kept), 0 if status is None else code_of(status), flags), bytes(out.kept + err.kept)
 
     def child(self, body: Callable[[], int], stdin: int, stdout: int, stderr: int) -> NoReturn:
         """The forked side; never returns."""
@@ -259,8 +258,10 @@ class Runner:
         poll.register(self.wake, select.POLLIN)
         deadline = time.monotonic() + SWEEP_SECONDS
         while time.monotonic() < deadline:
-            with suppress(ProcessLookupError):
+            try:
                 os.kill(-1, signal.SIGKILL)  # the kernel holds off forks meanwhile: no bomb outruns it
+            except ProcessLookupError:
+                pass
             self.alone = False
             self.reap()
             if self.alone:  # nobody left to wait for: process 1 is the parent of every orphan
@@ -357,8 +358,10 @@ def parent_of(path: str, create: bool) -> tuple[int, str]:
     here = os.open(WORK, os.O_RDONLY | os.O_DIRECTORY)
     for part in parents:
         if create:
-            with suppress(FileExistsError):
+            try:
                 os.mkdir(part, 0o755, dir_fd=here)
+            except FileExistsError:
+                pass
         here = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
     return here, name
 
@@ -387,8 +390,10 @@ def write_files(files: list[tuple[str, int]], body: bytes) -> int:
     try:
         for path, size in files:
             here, name = parent_of(path, create=True)
-            with suppress(FileNotFoundError):
+            try:
                 os.unlink(name, dir_fd=here)
+            except FileNotFoundError:
+                pass
             fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=here)
             write_all(fd, body[start : start + size])
             os.close(fd)
@@ -417,7 +422,7 @@ def begin(request: dict[str, Any], program: bytes) -> Runner:
     return Runner(Confinement(uid, request["limits"]))
 
 
-def serve(runner: Runner, request: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+def serve(runner: Runner, request: dict[str, Any], body: bytes) -> tuple[tuple[int, int, int], bytes]:
     """Do one request. Raises OSError, SurvivorsError."""
     op = request["op"]
     if op in ("exec", "python"):
@@ -425,17 +430,15 @@ def serve(runner: Runner, request: dict[str, Any], body: bytes) -> tuple[dict[st
         job = body, request["timeout"], request["limit"]
         if op == "exec":
             argv, cwd = request["argv"], request["cwd"]
-            reply, out, err = runner.run(lambda: execute(argv, cwd, env), *job)
-        else:
-            source = request["source"]
-            reply, out, err = runner.run(lambda: interpret(source, env), *job)
-        return reply, out + err
+            return runner.run(lambda: execute(argv, cwd, env), *job)
+        source = request["source"]
+        return runner.run(lambda: interpret(source, env), *job)
     if op == "read":
         path, limit = request["path"], request["limit"]
-        reply, out, _ = runner.run(lambda: read_file(path, limit), b"", FILE_SECONDS, limit)
-        return reply, out
+        reply, out = runner.run(lambda: read_file(path, limit), b"", FILE_SECONDS, limit)
+        return reply, out[: reply[0]]
     files = request["files"]
-    reply, _, _ = runner.run(lambda: write_files(files, body), b"", FILE_SECONDS, 0)
+    reply, _ = runner.run(lambda: write_files(files, body), b"", FILE_SECONDS, 0)
     return reply, b""
 
 
@@ -448,17 +451,17 @@ def main() -> NoReturn:
     os.closerange(3, 1024)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # process 1 is deaf to signals that it does not handle
     runner: Runner | None = None
-    reply: dict[str, Any]
+    reply: tuple[int, int, int]
     while True:
         request, body = receive()
         try:
             if runner is None:
-                runner, reply, out = begin(request, body), {}, b""
+                runner, reply, out = begin(request, body), (0, 0, 0), b""
             else:
                 reply, out = serve(runner, request, body)
         except (OSError, SurvivorsError) as error:
-            reply, out = {"error": f"{type(error).__name__}: {error}"}, b""
-        send({"id": request["id"], **reply}, out)
+            reply, out = (0, 0, FAILED), f"{type(error).__name__}: {error}".encode()[:ERROR_LIMIT]
+        send(request["id"], reply, out)
 
 
 if __name__ == "__main__":

@@ -119,23 +119,21 @@ class Box:
         request = {**request, "timeout": timeout, "limit": output_limit}
         async with self._lock:
             killed = self._walls.oom_kills()
-            reply, body = await self._call(
-                request, stdin, reply_limit=2 * output_limit, timeout=timeout + GRACE_SECONDS
-            )
+            reply = await self._call(request, stdin, reply_limit=2 * output_limit, timeout=timeout + GRACE_SECONDS)
             oom = reply.oom or self._walls.oom_kills() > killed
         code = None if reply.timed_out else reply.status
-        out, err = body[: reply.stdout], body[reply.stdout :]
+        out, err = reply.body[: reply.stdout], reply.body[reply.stdout :]
         return ExecResult(out, err, code, reply.truncated, reply.timed_out, oom)
 
     async def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
         """See `verifiers.sandbox.Sandbox.read`. No symbolic link is followed: ValueError."""
         request = {"op": "read", "path": inside(path), "limit": limit}
         async with self._lock:
-            reply, body = await self._call(request, reply_limit=limit, timeout=FILE_SECONDS)
+            reply = await self._call(request, reply_limit=limit, timeout=FILE_SECONDS)
         if reply.truncated:
             raise ValueError(f"{path} is larger than {limit} bytes")
         _check(reply, path, f"larger than {limit} bytes")
-        return body
+        return reply.body
 
     async def write(self, path: str, data: bytes) -> None:
         """See `verifiers.sandbox.Sandbox.write`. What stands there is replaced; a symbolic link is not followed."""
@@ -144,17 +142,15 @@ class Box:
 
     async def _write(self, files: Mapping[str, bytes]) -> None:
         request = {"op": "write", "files": [(inside(path), len(data)) for path, data in files.items()]}
-        reply, _ = await self._call(request, b"".join(files.values()), reply_limit=0, timeout=FILE_SECONDS)
+        reply = await self._call(request, b"".join(files.values()), reply_limit=0, timeout=FILE_SECONDS)
         _check(reply, ", ".join(files), "more than the sandbox's disk holds")
 
-    async def _call(
-        self, request: Mapping[str, Any], body: bytes = b"", *, reply_limit: int, timeout: float
-    ) -> tuple[Reply, bytes]:
+    async def _call(self, request: Mapping[str, Any], body: bytes = b"", *, reply_limit: int, timeout: float) -> Reply:
         """Ask the agent. Raises SandboxKilled, SandboxUnavailable, and goes on raising it: a sandbox dies once."""
         if self._dead is not None:
             raise self._dead
         try:
-            reply, data = await self._channel.call(request, body, reply_limit=reply_limit, timeout=timeout)
+            reply = await self._channel.call(request, body, reply_limit=reply_limit, timeout=timeout)
         except asyncio.CancelledError:
             self._dead = SandboxUnavailable("the sandbox was ended by the cancellation of a call")
             self._channel.close()
@@ -163,9 +159,10 @@ class Box:
             await self._die(str(error), tampered=True)
         except (ChannelClosedError, TimeoutError) as error:
             await self._die(str(error) or f"the agent did not answer within {timeout:g} s", tampered=False)
-        if reply.error:
-            await self._die(reply.error, tampered=reply.error.startswith("SurvivorsError"))
-        return reply, data
+        if reply.failed:
+            why = reply.body.decode(errors="replace")
+            await self._die(why, tampered=why.startswith("SurvivorsError"))
+        return reply
 
     async def _die(self, symptom: str, *, tampered: bool) -> NoReturn:
         """Hang up, ask the walls whose doing it was, and raise that."""

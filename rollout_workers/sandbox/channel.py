@@ -1,17 +1,16 @@
 """The host's side of the frames. Nothing that comes back is believed: sizes are bounded before they are read."""
 
 import asyncio
-import json
+import marshal
 import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-import msgspec
+from rollout_workers.sandbox.agent import ERROR_LIMIT, FAILED, FRAME, OOM, REPLY, TIMED_OUT, TRUNCATED
 
-FRAME = struct.Struct("!II")
-HEADER_LIMIT = 4096
+MARSHAL_VERSION = 2
+"""Read by every Python 3."""
 
 T = TypeVar("T")
 
@@ -24,18 +23,18 @@ class ChannelNonsenseError(Exception):
     """The other end is not our agent any more."""
 
 
-class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Reply(NamedTuple):
     """What the agent says of one request; see `agent.Runner.run`."""
 
-    id: int
-    status: int = 0
-    timed_out: bool = False
-    truncated: bool = False
-    oom: bool = False
-    stdout: int = 0
+    body: bytes
+    stdout: int
     """Bytes of the body that are standard output; the rest is standard error."""
-    error: str = ""
-    """Why the agent could not do it at all."""
+    status: int
+    timed_out: bool
+    truncated: bool
+    oom: bool
+    failed: bool
+    """The agent could not do it at all; the body says why."""
 
 
 class Source(Protocol):
@@ -68,12 +67,10 @@ class Channel:
         self._source, self._sink = source, sink
         self._last = 0
 
-    async def call(
-        self, request: Mapping[str, Any], body: bytes = b"", *, reply_limit: int, timeout: float
-    ) -> tuple[Reply, bytes]:
+    async def call(self, request: Mapping[str, Any], body: bytes = b"", *, reply_limit: int, timeout: float) -> Reply:
         """Ask and wait. `reply_limit` bounds the reply's body. Raises TimeoutError or the errors above."""
         self._last += 1
-        header = json.dumps({**request, "id": self._last}).encode()
+        header = marshal.dumps({**request, "id": self._last}, MARSHAL_VERSION)
         try:
             async with asyncio.timeout(timeout):
                 self._sink.write(FRAME.pack(len(header), len(body)) + header)
@@ -87,18 +84,15 @@ class Channel:
                 raise
             raise ChannelClosedError(f"the agent is gone: {error}") from error
 
-    async def _receive(self, reply_limit: int) -> tuple[Reply, bytes]:
-        header_size, body_size = FRAME.unpack(await self._source.readexactly(FRAME.size))
-        if header_size > HEADER_LIMIT or body_size > reply_limit:
-            raise ChannelNonsenseError(f"a frame of {header_size} + {body_size} bytes, {reply_limit} allowed")
-        header = await self._source.readexactly(header_size)
-        try:
-            reply = msgspec.json.decode(header, type=Reply)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ChannelNonsenseError(f"a header that is none: {error}") from error
-        if reply.id != self._last or not 0 <= reply.stdout <= body_size or not -64 <= reply.status <= 255:
+    async def _receive(self, reply_limit: int) -> Reply:
+        size, number, stdout, status, flags = REPLY.unpack(await self._source.readexactly(REPLY.size))
+        allowed = ERROR_LIMIT if flags == FAILED else reply_limit
+        if size > allowed:
+            raise ChannelNonsenseError(f"a reply of {size} bytes, {allowed} allowed")
+        if number != self._last or stdout > size or not -64 <= status <= 255 or flags >= 2 * FAILED:
             raise ChannelNonsenseError("a reply that answers nothing asked")
-        return reply, await self._source.readexactly(body_size)
+        body = await self._source.readexactly(size)
+        return Reply(body, stdout, status, *(bool(flags & flag) for flag in (TIMED_OUT, TRUNCATED, OOM, FAILED)))
 
     def close(self) -> None:
         """Hang up: the agent ends, and its namespace with it."""

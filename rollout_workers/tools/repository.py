@@ -12,7 +12,8 @@ FILE_LIMIT: Final = 1 << 20
 OUTPUT_LIMIT: Final = 1 << 16
 # No identity, no hooks, no configuration of anybody's: the history is one commit that a patch can be made against.
 _COMMIT: Final = (
-    "git init -q -b main . && git add -A && git -c user.name=cwm-rl -c user.email=cwm-rl@localhost commit -qm base"
+    "git init -q --template= -b main . && git add -A"
+    " && git -c user.name=cwm-rl -c user.email=cwm-rl@localhost commit -qm base"
 )
 # One persistent session as far as a shell hands it on: directory, variables and functions of the command before.
 _SESSION: Final = (

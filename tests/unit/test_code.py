@@ -1,6 +1,7 @@
 """The code verifier: its forms, and answers that attack their grading. See `plain_sandbox` for where they run."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from plain_sandbox import DEFAULT_SPEC, PlainSandboxes
 
-from verifiers import _plain
+from verifiers import _compare, _plain
 from verifiers.code import CodeVerifier, run_tests
 from verifiers.reply import FormatError, extract_code
 from verifiers.runner import Grader
@@ -443,15 +444,16 @@ def written(value: Any) -> str:
 @example({35, 3})
 def test_plain_values_cross_the_border_unchanged(value: Any) -> None:
     data = _plain.encode(value)
+    assert json.loads(_plain.to_json({"value": data})) == {"value": data}
     assert written(_plain.decode(data)) == written(value)
-    assert _plain.same(data, value)
-    assert isinstance(_plain.show(data), str)
+    assert _compare.same(data, value)
+    assert isinstance(_compare.show(data), str)
 
 
 @given(plain_values, plain_values)
 def test_sameness_is_equality(left: Any, right: Any) -> None:
     if "nan" not in repr((left, right)) and "." not in repr((left, right)) and "e" not in repr((left, right)):
-        assert _plain.same(_plain.encode(left), right) is (left == right)
+        assert _compare.same(_plain.encode(left), right) is (left == right)
 
 
 json_values = st.recursive(
@@ -463,5 +465,5 @@ json_values = st.recursive(
 
 @given(json_values, plain_values)
 def test_whatever_comes_out_of_a_sandbox_is_read_without_an_error(data: Any, want: Any) -> None:
-    assert _plain.same(data, want) in (True, False)
-    assert isinstance(_plain.show(data), str)
+    assert _compare.same(data, want) in (True, False)
+    assert isinstance(_compare.show(data), str)
