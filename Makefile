@@ -1,5 +1,7 @@
 # Every target makes .venv ready first, from a complete, hashed lock; that takes minutes once, then no time.
 .DEFAULT_GOAL := help
+# A file's tests stay on one worker, and the files in their order: the long ones come first.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 .PHONY: help setup demo demo-controls test test-fast check doctor lock clean
 
 help: ## say what there is

@@ -21,7 +21,7 @@ transformers_logging.disable_progress_bar()
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Of every token given what precedes it in its row; both (T,), float32. The first of each row is meaningless."""
+    """Of every token that the policy sampled, given what precedes it in its row, else 0; both (T,), float32."""
 
     logp: Tensor
     entropy: Tensor
@@ -36,27 +36,32 @@ def load(path: str, *, dtype: str, device: str) -> Any:
 
 
 def forward(model: Any, batch: MicroBatch, temperature: float) -> Forward:
-    """log π(token_t | row before t) at `temperature`, over packed rows."""
-    tokens, positions = _inputs(model, batch)
-    logits = _logits(model, batch, tokens, positions)
-    scores = torch.log_softmax(logits[:-1].float() / temperature, dim=-1)
-    logp = scores.gather(-1, tokens[1:, None]).squeeze(-1)
+    """log π(token_t | row before t) at `temperature` of the tokens whose mask is True, over packed rows."""
+    logits, targets, chosen = _policy_logits(model, batch)
+    scores = torch.log_softmax(logits.float() / temperature, dim=-1)
+    logp = scores.gather(-1, chosen[:, None]).squeeze(-1)
     with torch.no_grad():
         entropy = -(scores.exp() * scores).sum(-1)
-    first = logp.new_zeros(1)
-    return Forward(torch.cat([first, logp]), torch.cat([first, entropy]))
+    nothing = logp.new_zeros(len(batch.tokens))
+    return Forward(nothing.scatter(0, targets, logp), nothing.scatter(0, targets, entropy))
 
 
 def policy_logp(model: Any, batch: MicroBatch) -> Tensor:
-    """log π(token_t | row before t) at temperature 1 of the n tokens whose mask is True; (n,) float32.
+    """log π(token_t | row before t) at temperature 1 of the n tokens whose mask is True; (n,) float32."""
+    logits, _, chosen = _policy_logits(model, batch)
+    return -cross_entropy(logits.float(), chosen, reduction="none")
 
-    The head runs at those n positions alone: with a large vocabulary it is most of the work.
+
+def _policy_logits(model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """What predicts the n tokens whose mask is True, (n, V), their places, (n,), and they themselves, (n,).
+
+    The head runs for those n alone: with a large vocabulary it is most of the work.
     """
     tokens, positions = _inputs(model, batch)
     mask = torch.from_numpy(batch.mask).to(tokens.device)
     targets = (mask & (positions > 0)).nonzero().squeeze(-1)
     logits = _logits(model, batch, tokens, positions, logits_to_keep=targets - 1)
-    return -cross_entropy(logits.float(), tokens[targets], reduction="none")
+    return logits, targets, tokens[targets]
 
 
 def _inputs(model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from rl.learner import model
 from rl.learner.packing import Row, pack, row
-from rollout_workers.trajectory import Context, Trajectory
+from rollout_workers.trajectory import Completion, Context, Trajectory
 
 WINDOW = 8
 TEMPERATURE = 0.7
@@ -42,7 +42,13 @@ def rows_of(lengths: list[int], seed: int = 0) -> list[Row]:
     """Longest first, which is the order they are packed in."""
     random = np.random.default_rng(seed)
     ordered = sorted(lengths, reverse=True)
-    return [row(Trajectory((Context(tuple(random.integers(0, 280, size).tolist())),)), 1.0) for size in ordered]
+    return [sampled(random.integers(0, 280, size).tolist()) for size in ordered]
+
+
+def sampled(tokens: list[int]) -> Row:
+    """All but the first by the policy."""
+    first, rest = Context(tuple(tokens[:1])), tuple(tokens[1:])
+    return row(Trajectory((first, Completion(rest, (0.0,) * len(rest), 0)) if rest else (first,)), 1.0)
 
 
 def packed(path: Path, rows: list[Row]) -> list[Tensor]:

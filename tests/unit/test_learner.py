@@ -52,7 +52,8 @@ def same(one: Weights, other: Weights) -> bool:
 
 def on_policy(learner_path: Path, tokens: list[int], prompt: int, advantage: float, tail: tuple[int, ...] = ()) -> Row:
     """A row as the policy at `learner_path` would have sampled it, `tail` being context behind it."""
-    plain = row(Trajectory((Context(tuple(tokens)),)), 0.0)
+    rest = tuple(tokens[1:])
+    plain = row(Trajectory((Context(tuple(tokens[:1])), Completion(rest, (0.0,) * len(rest), 0))), 0.0)
     policy = model.load(str(learner_path), dtype="float32", device="cpu")
     with torch.no_grad():
         logp = model.forward(policy, *pack([plain], 1), 1.0).logp.tolist()
