@@ -3,8 +3,9 @@
 import asyncio
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
@@ -49,17 +50,19 @@ class HeldOut:
 
 
 def held_out(sources: Iterable[GeneratedSource], tasks: int) -> list[HeldOut]:
-    """The first `tasks` held-out tasks of every domain, its sources in turn; domains in turn too, since some
-    load the engine and some the sandboxes."""
+    """`tasks` different held-out tasks of every domain, its sources in turn, fewer where there are no more; domains
+    in turn too, since some load the engine and some the sandboxes."""
     by_domain: dict[str, list[GeneratedSource]] = {}
     for source in sources:
         by_domain.setdefault(source.domain, []).append(source)
-    return [
-        HeldOut(source.task(index // len(same), "held_out"), source.difficulty)
-        for index in range(tasks)
-        for same in by_domain.values()
-        for source in [same[index % len(same)]]
-    ]
+    drawn = [list(islice(_in_turn(same, -(-tasks // len(same))), tasks)) for same in by_domain.values()]
+    return [one for turn in zip_longest(*drawn) for one in turn if one is not None]
+
+
+def _in_turn(sources: Sequence[GeneratedSource], each: int) -> Iterator[HeldOut]:
+    """The held-out tasks of sources of one domain, one of each after the other."""
+    kinds = [[HeldOut(task, source.difficulty) for task in source.held_out(each)] for source in sources]
+    return (one for turn in zip_longest(*kinds) for one in turn if one is not None)
 
 
 async def evaluate(

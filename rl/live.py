@@ -38,7 +38,7 @@ class Live:
     def _text(self) -> str:
         waits = self._waits.running
         now = time.time()
-        waiting = ", ".join(f"{wait.name} ({now - wait.since:.0f} s)" for wait in waits) or "nothing"
+        waiting = ", ".join(f"{wait.name} ({now - wait.since:.0f} s)" for wait in waits) or "episodes"
         return f"{self._speed():,.0f} tokens/s, waiting for {waiting}"
 
     def _speed(self) -> float:

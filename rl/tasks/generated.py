@@ -13,6 +13,8 @@ from verifiers.task import Message, Task
 
 HELD_OUT = 0.2
 """Share of a generator's problems that are never trained on."""
+_PATIENCE = 200
+"""Draws without a new problem after which there are taken to be no more."""
 
 
 class GeneratedSource(BaseModel):
@@ -50,10 +52,31 @@ class GeneratedSource(BaseModel):
 
     def task(self, index: int, split: Split = "train") -> Task:
         """The task at `index` of a split."""
-        generator, problem = GENERATORS[self.generator], self._problem(index, split)
+        return self._task(self._problem(index, split), f"{self._prefix(split)}{index}")
+
+    def held_out(self, count: int) -> list[Task]:
+        """The first `count` different held-out tasks; fewer where the generator hardly draws others any more."""
+        found: list[Task] = []
+        keys, index, last = set[str](), 0, 0
+        while len(found) < count and index - last < _PATIENCE:
+            problem = self._problem(index, "held_out")
+            if problem.key not in keys:
+                keys.add(problem.key)
+                found.append(self._task(problem, f"{self._prefix('held_out')}{index}"))
+                last = index
+            index += 1
+        return found
+
+    def demonstration(self, index: int, mistakes: float) -> Sequence[Message]:
+        """A conversation about a training task, in which each decision goes wrong with probability `mistakes`."""
+        chance = Random(f"{self._prefix('train')}{index}/demonstration")  # noqa: S311
+        return tuple(GENERATORS[self.generator].demonstrate(self._problem(index, "train"), chance, mistakes))
+
+    def _task(self, problem: Problem, name: str) -> Task:
+        generator = GENERATORS[self.generator]
         limits = {"turns": generator.turns} | self.limits.model_dump(exclude_none=True)
         return Task(
-            id=f"{self._prefix(split)}{index}",
+            id=name,
             domain=generator.domain,
             messages=problem.messages,
             verifier=generator.verifier,
@@ -62,11 +85,6 @@ class GeneratedSource(BaseModel):
             visible=problem.visible,
             limits=LimitsOverride.model_validate(limits).apply(),
         )
-
-    def demonstration(self, index: int, mistakes: float) -> Sequence[Message]:
-        """A conversation about a training task, in which each decision goes wrong with probability `mistakes`."""
-        chance = Random(f"{self._prefix('train')}{index}/demonstration")  # noqa: S311
-        return tuple(GENERATORS[self.generator].demonstrate(self._problem(index, "train"), chance, mistakes))
 
     def _problem(self, index: int, split: Split) -> Problem:
         """Drawn again until it falls on the right side."""

@@ -6,6 +6,7 @@ A demonstration looks at the module and its failing test, edits the line, makes 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import unified_diff
+from functools import lru_cache
 from random import Random
 from typing import Any, Final
 
@@ -28,6 +29,11 @@ _UNARY: Final = (
     ("times_K", "{0} * K"),
     ("over_K", "{0} > K"),
     ("under_K", "{0} < K"),
+    ("double_plus_K", "{0} * 2 + K"),
+    ("double_minus_K", "{0} * 2 - K"),
+    ("triple_plus_K", "{0} * 3 + K"),
+    ("triple_minus_K", "{0} * 3 - K"),
+    ("square_plus_K", "{0} * {0} + K"),
 )
 _BINARY: Final = (
     ("add", "{0} + {1}"),
@@ -37,6 +43,8 @@ _BINARY: Final = (
     ("less", "{0} < {1}"),
 )
 _OPERATORS: Final = ("+", "-", "*", ">", "<")
+_MOST: Final = 9
+"""Largest constant."""
 _HIDDEN: Final = 5
 _TURNS: Final = 8
 _TEST: Final = """from {module} import *
@@ -56,6 +64,12 @@ class Function:
     parameters: tuple[str, ...]
     words: tuple[str, ...]
     """The expression, word by word."""
+
+    @property
+    def key(self) -> str:
+        """What it computes, whatever its parameters are called."""
+        places = {name: str(at) for at, name in enumerate(self.parameters)}
+        return f"{self.name}: {' '.join(places.get(word, repr(word)) for word in self.words)}"
 
     @property
     def line(self) -> str:
@@ -86,6 +100,11 @@ class Plan:
     def text(self) -> str:
         """The module as the policy finds it."""
         return "".join(self._with(self.broken))
+
+    @property
+    def key(self) -> str:
+        """The module, whatever it and its parameters are called."""
+        return "; ".join((self.broken if at == self.place else one).key for at, one in enumerate(self.functions))
 
     @property
     def patch(self) -> str:
@@ -119,7 +138,7 @@ class BrokenModules:
         files = {file: plan.text, f"test_{file}": _TEST.format(module=plan.module, cases=cases)}
         messages = Message("system", SYSTEM), Message("user", f"python3 test_{file} fails. Repair {file}.")
         payload = {"files": files, "module": file, "tests": hidden, "patch": plan.patch}
-        return Problem(plan.text, messages, payload, {"files": files}, (plan, cases))
+        return Problem(plan.key, messages, payload, {"files": files}, (plan, cases))
 
     def demonstrate(self, problem: Problem, chance: Random, mistakes: float) -> Iterator[Message]:
         """See `Generator.demonstrate`."""
@@ -161,8 +180,8 @@ def _plan(chance: Random, difficulty: int) -> Plan:
 
 
 def _function(chance: Random) -> Function:
-    constant, names = str(chance.randint(2, 6)), chance.choice(_PAIRS)
-    unary = chance.random() < 0.6
+    constant, names = str(chance.randint(2, _MOST)), chance.choice(_PAIRS)
+    unary = chance.random() < 0.85
     name, expression = chance.choice(_UNARY if unary else _BINARY)
     words = expression.format(*names).replace("K", constant).split()
     return Function(name.replace("K", constant), names[:1] if unary else names, tuple(words))
@@ -174,7 +193,7 @@ def _mutated(function: Function, chance: Random) -> Function:
     at = chance.randrange(len(words))
     word = words[at]
     if word.isdigit():
-        words[at] = chance.choice([str(digit) for digit in range(1, 7) if str(digit) != word])
+        words[at] = chance.choice([str(digit) for digit in range(1, _MOST + 1) if str(digit) != word])
     elif word in _OPERATORS:
         words[at] = chance.choice([operator for operator in _OPERATORS if operator != word])
     else:
@@ -210,9 +229,15 @@ def _broken_value(plan: Plan, call: str) -> Any:
 
 def _value(functions: tuple[Function, ...], call: str) -> Any:
     """What a call gives; the message of what it raises."""
-    namespace: dict[str, Any] = {}
-    exec("\n".join(one.source for one in functions), namespace)  # noqa: S102 - source of our own making
     try:
-        return eval(call, namespace)  # noqa: S307
+        return eval(call, _module(functions))  # noqa: S307 - of our own making
     except ArithmeticError as error:
         return str(error)
+
+
+@lru_cache(maxsize=256)
+def _module(functions: tuple[Function, ...]) -> dict[str, Any]:
+    """Their namespace. A problem is drawn by asking its module many times."""
+    namespace: dict[str, Any] = {}
+    exec("\n".join(one.source for one in functions), namespace)  # noqa: S102 - source of our own making
+    return namespace

@@ -14,7 +14,7 @@ _TELLING: Final = {
     "-": ("loses {}", "gives {} away", "sells {}"),
     "*": ("has {} times as many",),
 }
-_MOST: Final = 30
+_MOST: Final = 20
 _PLAIN: Final = 0.1
 """Share of demonstrations without the system message, and so without reasoning."""
 
@@ -22,7 +22,7 @@ Step = tuple[str, int]
 
 
 class WordProblems:
-    """Difficulty d takes d + 1 steps; no number on the way is negative or above 30."""
+    """Difficulty d takes d + 1 steps; no number on the way is negative or above 20."""
 
     domain = "math"
     verifier = "math"
