@@ -49,11 +49,17 @@ class Inbox:
         """Whether the learner waits for a batch right now."""
         self.taken_episodes = 0
         """Trained or filtered out, in all batches so far."""
+        self._batches = 0
 
     @property
     def episodes(self) -> int:
         """How many wait."""
         return sum(len(group.members) for group in self._waiting)
+
+    @property
+    def episodes_per_batch(self) -> int:
+        """The running mean of this process, which after a resume begins anew; 0 before the first batch."""
+        return self.taken_episodes // self._batches if self._batches else 0
 
     async def put(self, group: Group) -> None:
         """Take a closed group in. One that teaches nothing, or came to nothing, is dropped and counted."""
@@ -77,6 +83,7 @@ class Inbox:
                 self.starving = False
         found = [row for group in taken for row in rows(group.members, self._advantages(group))]
         self.taken_episodes += sum(len(group.members) for group in taken)
+        self._batches += 1
         return Batch(tuple(taken), tuple(found))
 
     def _advantages(self, group: Group) -> list[float]:

@@ -17,6 +17,8 @@ from verifiers.verdict import Outcome, Verdict
 
 _LOOK_AGAIN = 0.05
 """Seconds. A learner that begins to wait has no event here."""
+_OURS = (Outcome.INFRA_ERROR, Outcome.VERIFIER_ERROR)
+"""Failures of ours, after which another grading is fair."""
 
 
 class Rollouts:
@@ -51,10 +53,9 @@ class Rollouts:
             return False
         if self._inbox.starving:
             return self._running < 2 * config.rollout.slots * config.rollout.workers
-        step, size = self._ledger.step, config.algorithm.group_size
         room = capacity(
             max_lag=config.algorithm.max_lag,
-            episodes_per_step=max(self._inbox.taken_episodes // step if step else 0, size),
+            episodes_per_step=max(self._inbox.episodes_per_batch, config.algorithm.group_size),
             pending=self._inbox.episodes,
             running=self._running,
         )
@@ -102,10 +103,10 @@ class Rollouts:
         return None, None
 
     async def _grade(self, episode: Episode, task: Task, worker: Worker) -> Verdict:
-        """The verdict; asked for again where our infrastructure failed, for what was sampled is not lost by that."""
+        """The verdict; asked for again where we failed, for what was sampled is not lost by that."""
         for _ in range(self._config.guard.retries):
             verdict = await self._fleet.grade(worker, task, episode)
-            if verdict.outcome is not Outcome.INFRA_ERROR:
+            if verdict.outcome not in _OURS:
                 return verdict
         return await self._fleet.grade(worker, task, episode)
 

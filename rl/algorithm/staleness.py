@@ -9,15 +9,11 @@ def lag(episode: Episode, newest: int) -> int:
     return newest - versions[-1] if versions else 0
 
 
-def capacity(
-    *, max_lag: int, episodes_per_step: int, pending: int, running: int, trained: int = 0, version: int = 0
-) -> int:
+def capacity(*, max_lag: int, episodes_per_step: int, pending: int, running: int) -> int:
     """How many episodes may still be started so that none will be older than `max_lag` when it is trained; ≥ 0.
 
-    (max_lag + version + 1)·episodes_per_step − (trained + pending + running), as in AReaL (arXiv 2505.24298): whoever
-    is started now waits until those before it are trained, and every step publishes one version.
-
-    Leave `trained` and `version` out unless every step trains exactly `episodes_per_step`, on one lineage: with batches
-    cut by tokens the two drift apart, while what waits and runs is always right.
+    (max_lag + 1)·episodes_per_step − (pending + running), after AReaL (arXiv 2505.24298): whoever is started now waits
+    until those before it are trained, and every step publishes one version. AReaL adds what was trained and published
+    on both sides, which drift apart where batches are cut by tokens; what waits and runs is always right.
     """
-    return max(0, (max_lag + version + 1) * episodes_per_step - (trained + pending + running))
+    return max(0, (max_lag + 1) * episodes_per_step - (pending + running))

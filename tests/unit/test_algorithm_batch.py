@@ -142,7 +142,6 @@ def test_capacity_by_hand() -> None:
     assert capacity(max_lag=2, episodes_per_step=8, pending=10, running=6) == 8
     assert capacity(max_lag=2, episodes_per_step=8, pending=20, running=30) == 0
     assert capacity(max_lag=0, episodes_per_step=8, pending=0, running=0) == 8
-    assert capacity(max_lag=2, episodes_per_step=8, pending=10, running=6, trained=40, version=5) == 8
 
 
 @unhurried

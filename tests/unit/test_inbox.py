@@ -64,6 +64,18 @@ async def test_a_batch_is_cut_at_the_budget(ledger: Ledger) -> None:
     ledger.commit(1, batch.keys, {})
 
 
+async def test_a_resumed_run_counts_its_own_batches_alone(ledger: Ledger) -> None:
+    """Not those of the process before it, or admission would start a step's fraction of what a step takes."""
+    for _ in range(5):
+        train_something(ledger)
+    inbox = inbox_of(ledger, budget=7)
+    assert inbox.episodes_per_batch == 0
+    for _ in range(2):
+        await put(inbox, *(closed_group(ledger, *MIXED) for _ in range(2)))
+        await inbox.take()
+        assert inbox.episodes_per_batch == 4
+
+
 async def test_the_learner_waits_for_enough(ledger: Ledger) -> None:
     inbox = inbox_of(ledger, budget=12)
     assert not inbox.starving

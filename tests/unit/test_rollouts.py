@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import Act, FakeFleet, config_of, episode_of, task_of
+from fakes import Act, FakeFleet, closed_group, config_of, episode_of, task_of
 
 from rl.config import Config
 from rl.fleet import WorkerLost
@@ -170,20 +170,24 @@ async def test_a_group_that_failures_leave_too_small_is_dropped_whole(ledger: Le
     assert pending(ledger) == {}
 
 
-async def test_a_grading_that_fails_is_asked_again_and_nothing_is_sampled_anew(ledger: Ledger) -> None:
-    verdicts = iter([Verdict(Outcome.INFRA_ERROR, detail="gone")] * 2 + [Verdict.scored(1.0, correct=True)] * 5)
+@pytest.mark.parametrize("outcome", [Outcome.INFRA_ERROR, Outcome.VERIFIER_ERROR])
+async def test_a_grading_that_fails_is_asked_again_and_nothing_is_sampled_anew(
+    ledger: Ledger, outcome: Outcome
+) -> None:
+    verdicts = iter([Verdict(outcome, detail="gone")] * 2 + [Verdict.scored(1.0, correct=True)] * 5)
     fleet = FakeFleet(acts, 4, judge=lambda episode: next(verdicts))
     (group,) = await rolled_out(ledger, config(), fleet, 1)
     assert len(group.members) == 2
     assert (len(fleet.tried), len(fleet.graded)) == (2, 4)
 
 
-async def test_gradings_that_fail_without_end_are_dropped(ledger: Ledger) -> None:
-    fleet = FakeFleet(acts, 4, judge=lambda episode: Verdict(Outcome.INFRA_ERROR, detail="gone"))
+@pytest.mark.parametrize("outcome", [Outcome.INFRA_ERROR, Outcome.VERIFIER_ERROR])
+async def test_gradings_that_fail_without_end_are_dropped(ledger: Ledger, outcome: Outcome) -> None:
+    fleet = FakeFleet(acts, 4, judge=lambda episode: Verdict(outcome, detail="gone"))
     (group,) = await rolled_out(ledger, config(), fleet, 1)
     assert group.members == ()
     assert len(fleet.graded) == 6
-    assert dropped(ledger) == {DropReason.INFRA_ERROR: 2}
+    assert dropped(ledger) == {DropReason(outcome): 2}
 
 
 async def test_the_groups_deadline_leaves_stragglers_behind(ledger: Ledger) -> None:
@@ -275,6 +279,29 @@ async def test_admission_stops_when_enough_waits_and_goes_on_for_a_learner_that_
         learner = asyncio.create_task(inbox.take())  # a batch of a million tokens
         await until(lambda: reader.groups > enough + 10)
     await stopped(learner, rolling)
+
+
+async def test_a_resumed_run_admits_by_the_batches_it_took_itself(ledger: Ledger) -> None:
+    for step in range(1, 6):  # of the process before this one
+        ledger.commit(step, [member.episode.key for member in closed_group(ledger, 1.0, 0.0).members], {})
+        ledger.publish(step)
+
+    async def act(key: EpisodeKey, task: Task) -> Episode | Failed:
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    settings = config("algorithm.max_lag=0", "algorithm.token_budget=18", slots=20)  # three groups of 6 tokens
+    inbox = Kept(settings, ledger)
+    for _ in range(3):
+        await inbox.put(closed_group(ledger, 1.0, 0.0))
+    batch = await inbox.take()
+    ledger.commit(6, batch.keys, {})
+    with Reader(ledger.path) as reader:
+        before = reader.groups
+        rolling = asyncio.create_task(Rollouts(settings, endless(), FakeFleet(act, 20), ledger, inbox).run())  # type: ignore[arg-type]
+        await asyncio.sleep(0.3)
+        started = reader.groups - before
+    await stopped(rolling)
+    assert started == 3
 
 
 async def test_a_group_that_waits_for_a_straggler_counts_whole(ledger: Ledger) -> None:
