@@ -14,6 +14,7 @@ from rl.tasks.files import FileSource
 from rl.tasks.generated import GeneratedSource
 from rl.tasks.stream import MixtureStage
 from rollout_workers.config import RolloutConfig
+from verifiers import registry
 from verifiers.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
@@ -193,6 +194,16 @@ class Config(_Model):
         for name, part in (("warm_start", self.warm_start), ("eval", self.eval)):
             if part is not None and not self.data.generated:
                 raise ValueError(f"[{name}] needs data.generated: files have neither demonstrations nor held-out tasks")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_something(self) -> "Config":
+        known = set(registry.targets()) | {source.verifier for source in self.data.generated}
+        known |= {source.verifier for source in self.data.sources if source.verifier}
+        if unknown := sorted(self.verifiers.keys() - known):
+            near = get_close_matches(unknown[0], known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(known))}"
+            raise ValueError(f"[verifiers.{unknown[0]}] is of no verifier that a task could name: {hint}")
         return self
 
 

@@ -1,7 +1,7 @@
 """Do engine and learner agree? Recorded log-probabilities against the learner's, under the weights that sampled."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -24,8 +24,12 @@ class Gap:
     by_version: Mapping[int, float]
 
 
-def exact_rows(episodes: Iterable[Episode], *, recompute: bool) -> dict[int, list[Row]]:
+def exact_rows(
+    episodes: Iterable[Episode], *, recompute: bool, of: Container[int] | None = None
+) -> dict[int, list[Row]]:
     """Version -> rows whose tokens of that version can be compared exactly; elsewhere `versions` is −1.
+
+    Only versions in `of` are kept, if it is given: the rows of all would fill the memory of a long run.
 
     Those are the tokens of requests sampled wholly under one version. With `recompute`, tokens of a request that saw a
     swap count as well: its cache was computed anew under the new weights.
@@ -37,7 +41,7 @@ def exact_rows(episodes: Iterable[Episode], *, recompute: bool) -> dict[int, lis
             if not recompute:
                 flat.versions[_mixed(trajectory)] = -1
             for version in np.unique(flat.versions[flat.versions >= 0]).tolist():
-                if len(found[version]) < _EPISODES_PER_VERSION:
+                if (of is None or version in of) and len(found[version]) < _EPISODES_PER_VERSION:
                     found[version].append(flat)
     return dict(found)
 

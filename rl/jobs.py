@@ -1,5 +1,6 @@
 """A run as a job of a Ray cluster: the same command line, under the run's name, with what it reads beside it."""
 
+import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ def job_for(config: Config, file: Path, overrides: Sequence[str]) -> Job:
         ) from None
     name = config.run.id or time.strftime("%Y%m%d-%H%M%S")
     runs = config.run.directory.resolve()
-    settings = [*overrides, f"run.id={name}", f"run.directory={runs}"]
+    settings = [*overrides, f"run.id={json.dumps(name)}", f"run.directory={runs}"]
     command = ["python", "-m", "rl.cli", "train", str(relative)]
     for setting in settings:
         command += ["--set", setting]

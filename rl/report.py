@@ -14,7 +14,7 @@ from rl import evaluate
 from rl.algorithm.staleness import lag
 from rl.exactness import Gap
 from rl.inbox import Batch
-from rl.ledger import DropReason, Reader, State
+from rl.ledger import DropReason, Reader
 from rollout_workers.trajectory import Scored
 
 
@@ -79,11 +79,7 @@ def build(
     """
     with Reader(directory) as reader:
         counts, steps = reader.counts(), reader.steps()
-        sampled = [record for record in reader.episodes() if record.episode is not None]
-        verdicts = Counter(r.verdict.outcome.value for r in sampled if r.verdict is not None)
-        correct = Counter(r.domain for r in sampled if r.verdict is not None and r.verdict.correct)
         wall = seconds["training"]
-        tokens = sum(r.episode.sampled_tokens for r in sampled if r.episode and (r.sampled_at or 0.0) >= began)
         trained = sum(step.sampled_tokens for step in steps if step.at >= began)
         return {
             "run": reader.run_id,
@@ -99,8 +95,8 @@ def build(
                 "pending": sum(counts.pending.values()),
             },
             "dropped": {reason.value: counts.dropped.get(reason, 0) for reason in DropReason},
-            "verdicts": dict(verdicts),
-            "correct": dict(correct),
+            "verdicts": reader.verdicts(),
+            "correct": reader.correct(),
             "multi_version_fraction": reader.multi_version_fraction(),
             "lag": {str(key): value for key, value in reader.lags().items()},
             "logprob_gap": None
@@ -112,7 +108,7 @@ def build(
                 "by_version": {str(version): worst for version, worst in gap.by_version.items()},
             },
             "throughput": {
-                "sampled_tokens_per_s": tokens / wall,
+                "sampled_tokens_per_s": reader.sampled_tokens(since=began) / wall,
                 "trained_tokens_per_s": trained / wall,
             },
             "time": {actor: dict(causes) for actor, causes in time_by_actor.items()},
@@ -217,6 +213,3 @@ def _peak(pid: int) -> int:
     except OSError:
         return 0  # ended meanwhile
     return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM")), 0)
-
-
-__all__ = ["State", "batch_stats", "build", "in_words", "peak_rss_bytes", "step_line"]

@@ -134,7 +134,7 @@ class Learner:
     def gaps(self, weights: Mapping[int, str], rows: Mapping[int, Sequence[Row]]) -> dict[int, tuple[float, int]]:
         """For every version: max |log π_learner − recorded| over tokens sampled under it, and how many tokens.
 
-        `rows` must have been sampled so that the comparison is exact (see `rl.report`). Ends this learner's use: its
+        `rows` must have been sampled so that the comparison is exact (see `rl.exactness`). Ends this learner's use: its
         weights are replaced by the last version's.
         """
         found = {}

@@ -141,6 +141,25 @@ class Reader:
         )
         return dict(rows.fetchall())
 
+    def sampled_tokens(self, since: float) -> int:
+        """Of all episodes that ended their acting at `since` or later, Unix seconds."""
+        total = "SELECT COALESCE(SUM(sampled_tokens), 0) FROM episodes WHERE sampled_at >= ?"
+        return int(self._connection.execute(total, (since,)).fetchone()[0])
+
+    def verdicts(self) -> dict[str, int]:
+        """Outcome -> episodes."""
+        rows = self._connection.execute(
+            "SELECT outcome, COUNT(*) FROM episodes WHERE outcome NOT NULL GROUP BY outcome"
+        )
+        return dict(rows.fetchall())
+
+    def correct(self) -> dict[str, int]:
+        """Domain -> episodes whose answer was right; a domain without any is left out."""
+        rows = self._connection.execute(
+            "SELECT domain, COUNT(*) FROM episodes JOIN groups ON id = group_id WHERE correct GROUP BY domain"
+        )
+        return dict(rows.fetchall())
+
     def episodes(
         self, *, state: State | None = None, step: int | None = None, group: int | None = None, payloads: bool = True
     ) -> Iterator[Record]:

@@ -47,6 +47,10 @@ def test_a_few_episodes_a_version_are_enough() -> None:
     assert len(found[1]) == 1
 
 
+def test_only_the_wanted_versions_are_kept() -> None:
+    assert set(exact_rows([SWAPPED, episode(said(5))], recompute=False, of={4, 9})) == {4}
+
+
 def test_the_gap_is_the_worst_of_all_versions() -> None:
     assert summarise({0: (1e-6, 10), 1: (3e-6, 5), 2: (0.0, 0)}) == Gap(3e-6, 15, {0: 1e-6, 1: 3e-6})
     assert summarise({2: (0.0, 0)}) is None
