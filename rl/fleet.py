@@ -1,6 +1,9 @@
 """The rollout workers as the driver sees them: started, handed work and weights, and started anew when lost."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
 from typing import Any, Protocol
 
 from rl import cluster
@@ -75,13 +78,21 @@ class Worker:
 class Fleet:
     """Starts workers and keeps them; every call names the worker it went to."""
 
-    def __init__(self, setup: WorkerSetup, faults: Faults, restarts: int) -> None:
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        faults: Faults,
+        restarts: int,
+        start_actor: Callable[..., Actor] = cluster.start_actor,
+    ) -> None:
         self._setup = setup
+        self._start_actor = start_actor
         self._faults = faults
         self._restarts = restarts
         self._weights: WeightsRef | None = None
         self._serving = False
         self._starting: set[asyncio.Task[None]] = set()
+        self._seeds = count(setup.seed)
         self.workers = [Worker(i, setup.config.slots) for i in range(setup.config.workers)]
         self.sandbox = ""
         """Which sandbox the workers took, in words."""
@@ -101,7 +112,7 @@ class Fleet:
     async def has(self, version: int) -> None:
         """Wait until every worker samples from `version` or a newer one. Whoever calls has a deadline."""
         for worker in self.workers:
-            while (await (await worker.ready()).call("status")).version < version:  # noqa: ASYNC110 (another process)
+            while (await self._status(worker, await worker.ready())).version < version:  # noqa: ASYNC110 (another process)
                 await asyncio.sleep(_LOOK_AGAIN)
 
     def least_loaded(self) -> Worker:
@@ -132,7 +143,7 @@ class Fleet:
         for worker in self.workers:
             if worker.actor is not None:
                 try:
-                    found[worker.name] = await worker.actor.call("status")
+                    found[worker.name] = await self._status(worker, worker.actor)
                 except ActorLost:
                     continue  # its loss is dealt with by whoever has work there
         return found
@@ -145,6 +156,13 @@ class Fleet:
             for worker in self.workers:
                 if worker.actor is not None:
                     group.create_task(_end(worker.actor))
+
+    async def _status(self, worker: Worker, actor: Actor) -> WorkerStatus:
+        """The status of the actor that is up at `worker`; what it could not do is written down on the way."""
+        status: WorkerStatus = await actor.call("status")
+        for fault in status.faults:
+            self._faults.fault(worker.name, "WeightsError", fault)
+        return status
 
     async def _call(self, worker: Worker, method: str, *arguments: Any) -> Any:
         actor = await worker.ready()
@@ -175,9 +193,10 @@ class Fleet:
     async def _start(self, worker: Worker) -> None:
         config = self._setup.config
         env = {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        actor = cluster.start_actor(
+        actor = self._start_actor(
             RolloutWorker,
-            self._setup,
+            # With the seed of another start it would sample the same noise again.
+            replace(self._setup, seed=next(self._seeds)),
             name=worker.name,
             cpus=config.cpus,
             gpus=config.gpus,

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -37,14 +36,14 @@ class WorkerSetup:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A worker's state for the report and the status page."""
+    """A worker's state for the driver."""
 
     pid: int
     version: int
-    running: int
-    swaps: int
+    """Of the weights it samples from."""
     seconds: Mapping[str, float]
     faults: tuple[str, ...]
+    """Weights that could not be taken, since the last time one asked."""
 
 
 class RolloutWorker:
@@ -58,8 +57,6 @@ class RolloutWorker:
         self._offered: WeightsRef | None = None
         self._mail = asyncio.Event()
         self._faults: list[str] = []
-        self._running = 0
-        self._swaps = 0
 
     async def start(self) -> str:
         """Start engine, sandboxes and verifiers; returns which sandbox was taken, in words.
@@ -105,12 +102,8 @@ class RolloutWorker:
 
     async def sample(self, key: EpisodeKey, task: Task, greedy: bool = False) -> Episode | Failed:
         """Act one episode. Raises EngineError."""
-        self._running += 1
         sampler = Greedy(self._engine) if greedy else self._engine
-        try:
-            result = await run_episode(key, task, sampler, self._renderer, self._sandboxes)
-        finally:
-            self._running -= 1
+        result = await run_episode(key, task, sampler, self._renderer, self._sandboxes)
         if isinstance(result, Episode):
             for cause, seconds in result.seconds.items():
                 self._clock.seconds[cause] += seconds
@@ -122,15 +115,9 @@ class RolloutWorker:
             return await self._graders[task.verifier].grade(task, episode.submission)
 
     async def status(self) -> WorkerStatus:
-        """The state right now."""
-        return WorkerStatus(
-            os.getpid(),
-            self._engine.version,
-            self._running,
-            self._swaps,
-            dict(self._clock.seconds),
-            tuple(self._faults),
-        )
+        """The state right now; its faults are told once."""
+        faults, self._faults = tuple(self._faults), []
+        return WorkerStatus(os.getpid(), self._engine.version, dict(self._clock.seconds), faults)
 
     async def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
         """With the three below: vLLM's weight-sync client, for transports that push. Raises EngineError."""
@@ -148,7 +135,6 @@ class RolloutWorker:
     async def finish_weight_update(self, version: int) -> None:
         """Go on. Raises EngineError."""
         await self._engine.end_update(version)
-        self._swaps += 1
 
     async def _read_mail(self) -> None:
         while True:
@@ -161,8 +147,6 @@ class RolloutWorker:
                 with self._clock.time("swapping"):
                     await self._engine.swap(ref)
             except WeightsError as error:
-                self._faults.append(f"{time.time():.3f} {error}")
+                self._faults.append(str(error))
             except EngineError:
                 return  # every later `sample` raises it, and the driver starts another worker
-            else:
-                self._swaps += 1

@@ -1,0 +1,65 @@
+"""The workers as the driver sees them, with actors in this process instead of Ray's."""
+
+from typing import Any
+
+import pytest
+from fakes import config_of, task_of
+
+from rl.cluster import ActorLost
+from rl.fleet import Fleet, WorkerLost
+from rollout_workers.trajectory import EpisodeKey
+from rollout_workers.worker import WorkerSetup, WorkerStatus
+
+
+class FakeActor:
+    """A worker that starts, answers, and is lost when it shall sample."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self.seed = setup.seed
+        self.faults: list[str] = []
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """As the real one, faults told once."""
+        if method == "sample":
+            raise ActorLost("it died")
+        faults, self.faults = tuple(self.faults), []
+        return WorkerStatus(1, 4, {}, faults) if method == "status" else ""
+
+    def kill(self) -> None:
+        """Nothing runs."""
+
+
+class Started:
+    """Where actors come from and faults go to."""
+
+    def __init__(self, workers: int) -> None:
+        config = config_of(f"rollout.workers={workers}").rollout
+        self.actors: list[FakeActor] = []
+        self.faults: list[tuple[str, str, str]] = []
+        self.fleet = Fleet(WorkerSetup("r", "m", "float32", 7, config, {}), self, 1, self._start)  # type: ignore[arg-type]
+
+    def fault(self, *told: str) -> None:
+        """Kept."""
+        self.faults.append(told)  # type: ignore[arg-type]
+
+    def _start(self, cls: type, setup: WorkerSetup, **options: Any) -> FakeActor:
+        self.actors.append(FakeActor(setup))
+        return self.actors[-1]
+
+
+async def test_every_start_of_a_worker_has_a_seed_of_its_own() -> None:
+    started = Started(workers=3)
+    await started.fleet.start()
+    with pytest.raises(WorkerLost):
+        await started.fleet.sample(started.fleet.workers[1], EpisodeKey(1, 0, 0), task_of())
+    assert [actor.seed for actor in started.actors] == [7, 8, 9, 10]
+    assert started.faults == [("worker-1", "ActorLost", "it died")]
+
+
+async def test_weights_that_a_worker_could_not_take_are_recorded_once() -> None:
+    started = Started(workers=2)
+    await started.fleet.start()
+    started.actors[1].faults.append("weights of version 3 are not whole")
+    await started.fleet.has(4)
+    await started.fleet.statuses()
+    assert started.faults == [("worker-1", "WeightsError", "weights of version 3 are not whole")]
