@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from verifiers._math_answer import misshapen, normalise, number, without_unit
 from verifiers._math_process import MathProcess
+from verifiers.deadline import turn
 from verifiers.reply import FormatError, asks_to_reason, extract_boxed
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Submission, Task
@@ -28,8 +29,10 @@ class MathVerifier:
 
     def __init__(self, *, seconds: float = 4.0, memory_bytes: int = 1 << 30) -> None:
         self._process = MathProcess(seconds, memory_bytes)
-        # One thread: it is the queue in front of the one process, and it outlives every request it has begun.
+        # One thread, as there is one process: it outlives every request it has begun.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="math-verify")
+        self._turn = asyncio.Lock()
+        """The queue in front of it."""
 
     async def start(self) -> None:
         """Bring the process up ahead of the first answer. Raises RuntimeError."""
@@ -63,7 +66,8 @@ class MathVerifier:
         if known is not None:
             return _verdict(known, "" if known else _WRONG["wrong"])
         loop = asyncio.get_running_loop()
-        outcome = await loop.run_in_executor(self._thread, self._process.ask, gold, answer)
+        async with turn(self._turn):
+            outcome = await loop.run_in_executor(self._thread, self._process.ask, gold, answer)
         if outcome == "no_gold":
             return Verdict(Outcome.INVALID_TASK, detail=f"task {task.id}: the gold answer {gold!r:.80} cannot be read")
         return _verdict(outcome == "right", _WRONG.get(outcome, ""))

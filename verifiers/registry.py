@@ -23,6 +23,7 @@ BUILT_IN = {
 class Verifier(Protocol):
     """Scores answers. One instance serves many gradings at once, on one event loop.
 
+    One that does one thing at a time queues by `verifiers.deadline.turn`, so that a wait is nobody's fault.
     One that holds something open may also have `async def aclose(self) -> None`; `Grader.aclose` calls it.
     """
 

@@ -1,8 +1,10 @@
-"""The boundary round a verifier: a deadline, and every way of failing turned into one of the five outcomes."""
+"""The boundary round a verifier: its deadline, and every way of failing turned into one of the five outcomes."""
 
 import asyncio
 import math
 
+from verifiers import deadline
+from verifiers.deadline import Deadline
 from verifiers.registry import Verifier
 from verifiers.sandbox import Sandboxes, SandboxKilled, SandboxUnavailable
 from verifiers.task import Submission, Task
@@ -25,9 +27,13 @@ class Grader:
     async def grade(self, task: Task, submission: Submission) -> Verdict:
         """The verifier's verdict, or the one that says how it failed."""
         # A task of its own: a verifier that raises CancelledError, or ignores it, must not take us along.
-        work = asyncio.create_task(self._verify(task, submission), name=f"verify {task.id}")
+        clock = Deadline(self.seconds)
+        work = asyncio.create_task(self._verify(task, submission, clock), name=f"verify {task.id}")
         try:
-            await asyncio.wait({work}, timeout=self.seconds)
+            while (
+                not work.done() and (left := clock.left) > 0
+            ):  # more may be left afterwards, if it waited for its turn
+                await asyncio.wait({work}, timeout=left)
         finally:
             ended = await _cancel(work)
         name = f"verifier '{task.verifier}'"
@@ -45,8 +51,9 @@ class Grader:
             return Verdict(Outcome.VERIFIER_ERROR, detail=detail)
         return verdict
 
-    async def _verify(self, task: Task, submission: Submission) -> object:
+    async def _verify(self, task: Task, submission: Submission, clock: Deadline) -> object:
         """The verdict, as yet untrusted. A plug-in whose `verify` is no coroutine fails in here, not in `grade`."""
+        deadline.running.set(clock)
         return await self.verifier.verify(task, submission, self.sandboxes)
 
     def _failed(self, error: BaseException, where: str) -> Verdict:

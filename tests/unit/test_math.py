@@ -13,6 +13,7 @@ from plain_sandbox import PlainSandboxes
 
 from verifiers.math import MathVerifier
 from verifiers.reply import last_boxed
+from verifiers.runner import Grader
 from verifiers.task import Message, Submission, Task
 from verifiers.verdict import Outcome, Verdict
 
@@ -147,6 +148,16 @@ async def test_a_killed_process_costs_one_answer_and_no_error() -> None:
 async def test_many_at_once_are_graded_in_turn(verifier: MathVerifier) -> None:
     verdicts = await asyncio.gather(*(grade(verifier, "\\sqrt{4}+x", f"{k}+x") for k in range(10)))
     assert [verdict.correct for verdict in verdicts] == [k == 2 for k in range(10)]
+
+
+async def test_answers_that_hang_do_not_use_up_the_time_of_those_behind_them() -> None:
+    verifier = MathVerifier(seconds=0.5)
+    await verifier.start()
+    answers = ["9^{9^{9^{9}}}"] * 4 + ["3^{1/2}"]
+    async with Grader(verifier, PlainSandboxes(), seconds=1.5) as grader:
+        replies = [Submission(f"</think>\\boxed{{{answer}}}") for answer in answers]
+        verdicts = await asyncio.gather(*(grader.grade(task("\\sqrt{3}"), reply) for reply in replies))
+    assert [verdict.correct for verdict in verdicts] == [False] * 4 + [True], verdicts
 
 
 @pytest.mark.parametrize("gold", [None, "", "  ", 72, "np.arcsin(10/13)", "}{"])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from plain_sandbox import PlainSandboxes
 
+from verifiers.deadline import turn
 from verifiers.runner import Grader
 from verifiers.sandbox import SandboxKilled, SandboxUnavailable
 from verifiers.task import Submission, Task
@@ -70,6 +71,30 @@ async def test_a_hang_is_a_verifier_error() -> None:
     verdict = await grade(lambda: asyncio.sleep(3600), seconds=0.05)
     assert verdict.outcome is Outcome.VERIFIER_ERROR
     assert "longer than 0.05 s" in verdict.detail
+
+
+async def test_the_wait_for_answers_before_it_is_not_counted() -> None:
+    lock = asyncio.Lock()
+
+    async def act() -> Verdict:
+        async with turn(lock):
+            await asyncio.sleep(0.2)
+        return Verdict.scored(1.0, correct=True)
+
+    async with Grader(Scripted(act), PlainSandboxes(), seconds=0.4) as grader:
+        verdicts = await asyncio.gather(*(grader.grade(TASK, ANSWER) for _ in range(4)))
+    assert [verdict.outcome for verdict in verdicts] == [Outcome.SCORED] * 4
+
+
+async def test_a_hang_in_its_turn_is_a_verifier_error_and_lets_the_next_one_in() -> None:
+    lock = asyncio.Lock()
+
+    async def hang() -> None:
+        async with turn(lock):
+            await asyncio.sleep(3600)
+
+    verdicts = await asyncio.gather(grade(hang, seconds=0.05), grade(hang, seconds=0.05))
+    assert [verdict.outcome for verdict in verdicts] == [Outcome.VERIFIER_ERROR] * 2
 
 
 async def test_its_own_timeout_and_cancellation_are_its_errors() -> None:
