@@ -171,16 +171,19 @@ def _share(means: Sequence[float], name: str) -> dict[str, Any]:
 
 
 def interval(means: Sequence[float]) -> tuple[float, float]:
-    """95 % confidence interval of the mean over tasks: Wilson's for shares of one sample, else the normal one."""
+    """95 % confidence interval of the mean over tasks: Wilson's for shares of one sample, else the normal one.
+
+    Wilson's also where all tasks are alike: a spread of 0 is no certainty.
+    """
     count = len(means)
     if not count:
         return 0.0, 1.0
     rate = fmean(means)
-    if all(mean in (0.0, 1.0) for mean in means):
+    if all(mean in (0.0, 1.0) for mean in means) or len(set(means)) == 1:
         centre = (rate + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
         half = _Z * math.sqrt(rate * (1 - rate) / count + _Z**2 / (4 * count**2)) / (1 + _Z**2 / count)
         return max(0.0, centre - half), min(1.0, centre + half)
-    half = _Z * math.sqrt(variance(means) / count) if count > 1 else 1.0
+    half = _Z * math.sqrt(variance(means) / count)
     return max(0.0, rate - half), min(1.0, rate + half)
 
 

@@ -83,7 +83,9 @@ def test_the_interval_of_single_samples_is_wilsons(right: int, count: int, low: 
 def test_the_interval_of_several_samples_goes_by_the_spread_over_tasks() -> None:
     # mean 0.5, variance (0.0625 + 0 + 0.0625) / 2 = 0.0625, half = 1.96 * sqrt(0.0625 / 3) = 0.28290
     assert interval([0.25, 0.5, 0.75]) == pytest.approx((0.2171, 0.7829), abs=1e-4)
-    assert interval([0.5]) == (0.0, 1.0)
+    # No spread, which says nothing of other tasks: Wilson's, as of 5 right in 10, and of a half right in 1.
+    assert interval([0.5] * 10) == pytest.approx((0.23659, 0.76341), abs=1e-4)
+    assert interval([0.5]) == pytest.approx((0.0546, 0.9454), abs=1e-4)
     assert interval([]) == (0.0, 1.0)
 
 
