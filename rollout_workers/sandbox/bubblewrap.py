@@ -80,28 +80,32 @@ class Bubblewrap:
     def _build(self, spec: SandboxSpec, uid: int | None) -> "Namespaces":
         """Start bwrap, from this thread: its life hangs on it. Raises SandboxUnavailable."""
         group: Cgroup | None = None
-        ours, theirs = socket.socketpair()
-        try:
-            if self.cgroups is not None:
-                group = self.cgroups.create(memory_bytes=spec.memory_bytes, pids=spec.pids + OWN_PROCESSES)
-            with theirs, _files(uid) as files:
-                argv = [self.executable, *_arguments(Disk.of(spec), uid, files)]
-                process = subprocess.Popen(
-                    group.joined(argv) if group else argv,
-                    stdin=theirs.fileno(),
-                    stdout=theirs.fileno(),
-                    stderr=subprocess.PIPE,
-                    pass_fds=tuple(files.values()),
-                    env={},
-                    cwd="/",
-                    start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not theirs
-                )
-        except OSError as error:
-            ours.close()
-            if group is not None:
-                group.discard()
-            raise SandboxUnavailable(f"bubblewrap did not start: {error}") from error
-        return Namespaces(ours, process, group)
+        with contextlib.ExitStack() as undo:
+            try:
+                ours, theirs = socket.socketpair()
+                undo.enter_context(ours)
+                with theirs, _files(uid) as files:
+                    if self.cgroups is not None:
+                        group = self.cgroups.create(memory_bytes=spec.memory_bytes, pids=spec.pids + OWN_PROCESSES)
+                        undo.callback(group.discard)
+                    argv = [self.executable, *_arguments(Disk.of(spec), uid, files)]
+                    process = subprocess.Popen(
+                        group.joined(argv) if group else argv,
+                        stdin=theirs.fileno(),
+                        stdout=theirs.fileno(),
+                        stderr=subprocess.PIPE,
+                        pass_fds=tuple(files.values()),
+                        env={},
+                        cwd="/",
+                        start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not theirs
+                    )
+                undo.enter_context(process)  # reaps it and closes its pipe
+                undo.callback(process.kill)
+                walls = Namespaces(ours, process, group)
+            except OSError as error:
+                raise SandboxUnavailable(f"bubblewrap did not start: {error}") from error
+            undo.pop_all()
+            return walls
 
 
 class Namespaces:
