@@ -54,16 +54,18 @@ class Actor:
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call and wait for the result. A cancelled wait cancels the call."""
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError
 
         reference = self.start(method, *arguments)
         try:
             return await reference
-        except RayActorError as error:
-            raise ActorLost(f"{self.name} died: {str(error).strip().splitlines()[0]}") from error
         except RayTaskError as error:
             # Ray wraps; the caller wants what the method raised.
             raise error.cause if isinstance(error.cause, Exception) else error from None
+        except RayError as error:  # not only RayActorError: out of memory, say, is none
+            # The text of a constructor's error is a traceback, which ends with what was raised.
+            told = _last_line(error) if getattr(error, "actor_init_failed", False) else _first_line(error)
+            raise ActorLost(f"{self.name} died: {told}") from error
         except asyncio.CancelledError:
             import ray
 
@@ -85,12 +87,18 @@ class Actor:
         ray.kill(self._handle)
 
 
+def joined(address: str | None) -> str | None:
+    """The cluster that `address` names, or `RAY_ADDRESS` where it names none; None where a local Ray is to start."""
+    named = address or os.environ.get("RAY_ADDRESS")
+    return None if named in ("", "local") else named
+
+
 def check(config: ClusterConfig) -> None:
     """Ask the cluster at HOST:PORT, if the run is to join one, whether it is there and takes our token.
 
     `ray.init` would try for minutes and not tell the two apart. Raises ClusterError.
     """
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = joined(config.address)
     if address is None or not _HOST_AND_PORT.fullmatch(address):
         return
     _environment()
@@ -149,7 +157,7 @@ def connected(config: ClusterConfig, run: Path, cpus: float, gpus: float) -> Ite
     `run`/logs, and the run's name is the namespace. Raises ClusterError.
     """
     _environment()
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = joined(config.address)
     options: dict[str, Any] = {"namespace": run.name, "log_to_driver": False, "logging_level": "error"}
     if address is None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -247,8 +255,8 @@ def submit(address: str | None, job: Job, say: Callable[[str], None]) -> str:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    address = address or os.environ.get("RAY_ADDRESS")
-    if not address:
+    address = joined(address)
+    if address is None:
         raise ClusterError("no cluster to submit to: give --address, or set RAY_ADDRESS")
     try:
         client = JobSubmissionClient(address)
@@ -282,3 +290,7 @@ def _handed_over(submit: Callable[[], object]) -> None:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _last_line(error: Exception) -> str:
+    return next(reversed(str(error).strip().splitlines()), type(error).__name__)
