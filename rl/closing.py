@@ -1,10 +1,12 @@
 """The end of a run, for people: a picture, a page, and a few words."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rl import curves, evaluate, html_report, reading, report, series
+from rl.ledger import Reader
 
 
 def close(directory: Path, result: Mapping[str, Any]) -> str:
@@ -12,9 +14,20 @@ def close(directory: Path, result: Mapping[str, Any]) -> str:
     before, after = (directory / "eval" / f"{when}.jsonl" for when in series.EVALUATIONS)
     chosen = []
     if before.exists() and after.exists():
-        chosen = reading.worth_reading(evaluate.read(before), evaluate.read(after))
+        chosen = reading.of_two(evaluate.read(before), evaluate.read(after))
     picture = directory / "curves.png"
     curves.write_png(curves.figure(series.gather(directory, result)), picture)
     page = html_report.write(directory, result, chosen)
     words = [report.in_words(result), f"All of it: {directory / 'report.json'}", f"To look at: {page}, {picture}"]
     return "\n".join([*words, *(["", reading.in_words(chosen)] if chosen else [])])
+
+
+def finished(directory: Path, steps: int) -> str | None:
+    """What to print of a run that has taken its `steps` and was reported; None of any other. Raises LedgerError."""
+    with Reader(directory) as reader:
+        step = reader.step
+    path = directory / "report.json"
+    told = json.loads(path.read_text()) if path.exists() else {}
+    if step < steps or told.get("steps") != step:  # the report may be older than the last steps
+        return None
+    return f"The run in {directory} is finished: --set run.steps={step + 1} or more goes on.\n{report.in_words(told)}"

@@ -13,6 +13,7 @@ from typing import Any
 from rl.fleet import Fleet, Worker, WorkerLost
 from rl.tasks.generated import GeneratedSource
 from rollout_workers.trajectory import Episode, EpisodeKey, FailureReason
+from rollout_workers.weights import replacing
 from verifiers.task import Message, Task
 from verifiers.verdict import Outcome, Verdict
 
@@ -206,9 +207,9 @@ def second_turn(samples: Iterable[Sample]) -> dict[str, float]:
 
 
 def write(samples: Iterable[Sample], path: Path) -> None:
-    """One JSON object a line. Raises OSError."""
+    """One JSON object a line; the file is there whole or not at all. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", errors="replace") as file:
+    with replacing(path) as whole, whole.open("w", encoding="utf-8", errors="replace") as file:
         for sample in samples:
             file.write(json.dumps(_plain(sample), ensure_ascii=False) + "\n")
 

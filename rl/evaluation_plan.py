@@ -1,5 +1,6 @@
 """What `cwm-rl eval` was asked for, checked before anything starts."""
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -104,6 +105,15 @@ def prepare(request: Request) -> Evaluation:
     check_machine(config)
     cluster.check(config.cluster)
     return Evaluation(request, config, out)
+
+
+def deadline(config: Config, episodes: int) -> float:
+    """Seconds that so many episodes on held-out tasks may take.
+
+    As if in every slot each took as long as a whole group may, and one time more for a worker that starts anew.
+    """
+    rounds = math.ceil(episodes / (config.rollout.workers * config.rollout.slots))
+    return config.guard.group_seconds * (rounds + 1)
 
 
 def _free(request: Request) -> Path:

@@ -11,9 +11,9 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Final
 
-from rl import cluster, evaluate
+from rl import cluster, evaluate, reading
 from rl.evaluate import Sample
-from rl.evaluation_plan import Evaluation, EvaluationError
+from rl.evaluation_plan import Evaluation, EvaluationError, deadline
 from rl.fleet import Fleet
 from rl.live import shown
 from rl.prepare import recipe
@@ -76,27 +76,6 @@ def in_words(result: Mapping[str, Any], out: Path) -> str:
     return "\n".join([*lines, f"All of it: {out / SUMMARY}"])
 
 
-def worth_reading(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """For every domain an episode that solved its task, one that did not, and one without a verdict, by their lines.
-
-    The solved one has several turns, if there is such a one.
-    """
-    found = []
-    for domain in dict.fromkeys(sample.domain for sample in samples):
-        for correct, word in ((True, "solved"), (False, "not solved"), (None, "no verdict")):
-            lines = [
-                (line, sample)
-                for line, sample in enumerate(samples, start=1)
-                if sample.domain == domain and sample.correct is correct
-            ]
-            if lines:
-                line, sample = next((one for one in lines if correct and one[1].turns > 1), lines[0])
-                turns = f" at turn {sample.turns}" if correct and sample.turns > 1 else ""
-                why = f"{word}{turns}" + (f", {sample.detail}" if sample.detail else "")
-                found.append({"line": line, "task_id": sample.task_id, "sample": sample.sample, "why": why})
-    return found
-
-
 def _result(evaluation: Evaluation, samples: Sequence[Sample]) -> dict[str, Any]:
     request, summary = evaluation.request, evaluate.summarise(samples, evaluation.request.samples)
     return {
@@ -107,7 +86,7 @@ def _result(evaluation: Evaluation, samples: Sequence[Sample]) -> dict[str, Any]
         "sources": [source.model_dump(mode="json") for source in evaluation.config.data.generated],
         "eval": summary,
         **({"second_turn": evaluate.second_turn(samples)} if "code" in summary else {}),
-        "worth_reading": worth_reading(samples),
+        "worth_reading": reading.of_one(samples),
     }
 
 
@@ -131,17 +110,16 @@ async def _sampled(evaluation: Evaluation, place: Path, say: Say) -> tuple[list[
             await _start(fleet)
         say(fleet.sandbox)
         tasks = evaluate.held_out(config.data.generated, request.tasks)
-        started, done = time.monotonic(), 0
-
-        def count(number: int) -> None:
-            nonlocal done
-            done = number
+        episodes, started, done = len(tasks) * request.samples, time.monotonic(), list[int]()
 
         def speed() -> str:
-            return f"{done} episodes, {done / max(time.monotonic() - started, 1e-9):.1f}/s"
+            return f"{len(done)} episodes, {len(done) / max(time.monotonic() - started, 1e-9):.1f}/s"
 
-        async with shown("evaluation", len(tasks) * request.samples, lambda: done, speed, say):
-            samples = await evaluate.evaluate(fleet, tasks, request.samples, greedy=request.greedy, done=count)
+        async with (
+            waits.named("the held-out episodes", deadline(config, episodes)),
+            shown("evaluation", episodes, lambda: len(done), speed, say),
+        ):
+            samples = await evaluate.evaluate(fleet, tasks, request.samples, greedy=request.greedy, done=done.append)
         seconds = {"startup": started - began, "evaluation": time.monotonic() - started}
         return samples, {"seconds": seconds, "sandbox": fleet.sandbox, "faults": faults.told}
 

@@ -11,23 +11,10 @@ from markupsafe import Markup
 
 from rl import curves, pages, series
 from rl.pages import number
+from rl.reading import WorthReading
 from rl.report import in_words
-from verifiers.task import Message
 
 FILE = "report.html"
-
-
-@dataclass(frozen=True, slots=True)
-class WorthReading:
-    """An episode for people to read."""
-
-    title: str
-    why: str
-    """One sentence: what there is to see in it."""
-    messages: tuple[Message, ...]
-    """The whole conversation, the task's messages first."""
-    verdict: str = ""
-    """What came of it, in words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,51 @@
-"""Which episodes of two evaluations are worth a person's time."""
+"""Which episodes of an evaluation, or of two, are worth a person's time."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from rl.evaluate import Sample
-from rl.html_report import WorthReading
+from rl.pages import visible
+from verifiers.task import Message
 
 _EACH = 2
 
 
-def worth_reading(before: Sequence[Sample], after: Sequence[Sample]) -> list[WorthReading]:
+@dataclass(frozen=True, slots=True)
+class WorthReading:
+    """An episode for people to read."""
+
+    title: str
+    why: str
+    """One sentence: what there is to see in it."""
+    messages: tuple[Message, ...]
+    """The whole conversation, the task's messages first."""
+    verdict: str = ""
+    """What came of it, in words."""
+
+
+def of_one(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """For every domain an episode that solved its task, one that did not, and one without a verdict, by their lines.
+
+    The solved one has several turns, if there is such a one.
+    """
+    found = []
+    for domain in dict.fromkeys(sample.domain for sample in samples):
+        for correct, word in ((True, "solved"), (False, "not solved"), (None, "no verdict")):
+            lines = [
+                (line, sample)
+                for line, sample in enumerate(samples, start=1)
+                if sample.domain == domain and sample.correct is correct
+            ]
+            if lines:
+                line, sample = next((one for one in lines if correct and one[1].turns > 1), lines[0])
+                turns = f" at turn {sample.turns}" if correct and sample.turns > 1 else ""
+                why = f"{word}{turns}" + (f", {sample.detail}" if sample.detail else "")
+                found.append({"line": line, "task_id": sample.task_id, "sample": sample.sample, "why": why})
+    return found
+
+
+def of_two(before: Sequence[Sample], after: Sequence[Sample]) -> list[WorthReading]:
     """Tasks that failed before and were solved after, and replies that used what a tool had said; shortest first."""
     earlier = {(sample.task_id, sample.sample): sample for sample in before}
     found = []
@@ -44,11 +81,10 @@ def in_words(chosen: Sequence[WorthReading]) -> str:
     """One or two of them for a terminal."""
     texts = []
     for one in chosen[:2]:
-        turns = "\n".join(f"  [{message.role}] {_visible(message.content)}" for message in one.messages)
+        turns = "\n".join(f"  [{message.role}] {_indented(message.content)}" for message in one.messages)
         texts.append(f"{one.title} ({one.verdict})\n{turns}")
     return "\n\n".join(texts)
 
 
-def _visible(text: str) -> str:
-    """Without characters that would steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text).replace("\n", "\n    ")
+def _indented(text: str) -> str:
+    return visible(text).replace("\n", "\n    ")

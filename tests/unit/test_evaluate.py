@@ -1,10 +1,11 @@
 """Evaluations: what is sampled, what is tried again, and what is said of it."""
 
 import asyncio
+import errno
 import json
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -29,8 +30,8 @@ from rl.evaluate import (
     table,
     write,
 )
-from rl.evaluation_run import worth_reading
 from rl.fleet import WorkerLost
+from rl.reading import of_one
 from rl.tasks.generated import GeneratedSource
 from rollout_workers.trajectory import (
     Completion,
@@ -180,7 +181,7 @@ def test_episodes_worth_reading_are_pointed_at() -> None:
         sample("c", True, domain="code", turns=2),
         sample("d", None, domain="code", detail="the prompt of task d has 9 tokens"),
     ]
-    assert [(one["line"], one["task_id"], one["why"]) for one in worth_reading(samples)] == [
+    assert [(one["line"], one["task_id"], one["why"]) for one in of_one(samples)] == [
         (1, "a", "not solved, wrong"),
         (3, "c", "solved at turn 2"),
         (4, "d", "no verdict, the prompt of task d has 9 tokens"),
@@ -206,6 +207,20 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 def test_halves_of_characters_are_written_all_the_same(tmp_path: Path) -> None:
     write([sample("a", messages=(Message("assistant", "\ud800"),))], tmp_path / "f")
     assert read(tmp_path / "f")[0].messages[0].content == "?"
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    def cut() -> Iterator[Sample]:
+        yield sample("b")
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        write(cut(), tmp_path / "f")
+    assert list(tmp_path.iterdir()) == []
+    write([sample("a")], tmp_path / "f")
+    with pytest.raises(OSError, match="no space"):
+        write(cut(), tmp_path / "f")
+    assert read(tmp_path / "f") == [sample("a")]
 
 
 @pytest.mark.parametrize("text", ["{", '{"task_id": "a"}', "[]", "1", '{"messages": 3}'])
