@@ -128,9 +128,13 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from rl import config, prepare
+    from rl import closing, config, prepare
 
-    return _execute(config.changed(prepare.stored_config(options.run), options.set), options.run.resolve())
+    settings = config.changed(prepare.stored_config(options.run), options.set)
+    if words := closing.finished(options.run, settings.run.steps):
+        print(words)
+        return OK
+    return _execute(settings, options.run.resolve())
 
 
 def _execute(settings: Any, directory: Path | None) -> int:

@@ -22,7 +22,7 @@ class Live:
 
     def __init__(self, steps: int, ledger: Ledger, waits: Waits, say: Say) -> None:
         self._steps, self._ledger, self._waits, self._say = steps, ledger, waits, say
-        self._ends: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=_WINDOW + 1)
+        self._ends: deque[tuple[float, int]] = deque(maxlen=_WINDOW + 1)
         self._tokens = 0
 
     def step(self, step: int, stats: Mapping[str, Any]) -> None:
@@ -33,13 +33,21 @@ class Live:
 
     def shown(self, what: str, total: int, done: Callable[[], int]) -> AbstractAsyncContextManager[None]:
         """A bar over `total`, kept up to date while the block runs."""
-        return shown(what, total, done, self._text, self._say)
+        return shown(what, total, done, self._waiting, self._say)
+
+    def training(self) -> AbstractAsyncContextManager[None]:
+        """The bar of the steps. Speeds count from here, not from a start or an evaluation before."""
+        self._ends.append((time.monotonic(), self._tokens))
+        return shown("training", self._steps, lambda: self._ledger.step, self._text, self._say)
 
     def _text(self) -> str:
+        return f"{self._speed():,.0f} tokens/s, {self._waiting()}"
+
+    def _waiting(self) -> str:
         waits = self._waits.running
         now = time.time()
         waiting = ", ".join(f"{wait.name} ({now - wait.since:.0f} s)" for wait in waits) or "episodes"
-        return f"{self._speed():,.0f} tokens/s, waiting for {waiting}"
+        return f"waiting for {waiting}"
 
     def _speed(self) -> float:
         """Trained tokens a second over the last steps."""

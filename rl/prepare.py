@@ -10,14 +10,14 @@ from rl import warm_start
 from rl.config import Config, validated
 from rl.init_model import init_model
 from rl.ledger import Ledger
+from rl.progress import Say
 from rl.tasks.files import load
 from rl.tasks.stream import FilePool, GeneratedPool, Pool
 from rollout_workers.environments import ENVIRONMENTS
+from rollout_workers.weights import replacing
 from verifiers.combine import Combined
 from verifiers.errors import UserError
 from verifiers.task import Task
-
-Say = Callable[[str], None]
 
 
 class RunError(UserError):
@@ -99,7 +99,7 @@ def create(config: Config, say: Say) -> Path:
         elif config.model.init is not None:
             size = init_model(config.model.init, directory / "model")
             say(f"made a model of {size:,} parameters from nothing")
-        (directory / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+        store(config, directory)
         with Ledger.create(directory, name, config.model_dump(mode="json")):
             pass
     except BaseException:
@@ -121,8 +121,22 @@ def warm_start_seconds(directory: Path) -> dict[str, float]:
     return {"warm_start": float(json.loads(path.read_text())["seconds"])} if path.exists() else {}
 
 
+def store(config: Config, directory: Path) -> None:
+    """Write what the run in `directory` goes on with, its directories absolute: a resume may start anywhere.
+
+    Raises OSError.
+    """
+    tree = config.model_dump(mode="json")
+    for part, key in (("run", "directory"), ("data", "dir"), ("model", "path"), ("warm_start", "directory")):
+        branch = tree[part]
+        if branch and branch[key] and Path(branch[key]).is_dir():  # what is none may be a name on the hub
+            branch[key] = str(Path(branch[key]).resolve())
+    with replacing(directory / "config.json") as whole:
+        whole.write_text(json.dumps(tree, indent=2) + "\n")
+
+
 def stored_config(directory: Path) -> Config:
-    """The configuration a run was created with. Raises RunError, ConfigError."""
+    """The configuration a run goes on with. Raises RunError, ConfigError."""
     path = directory / "config.json"
     try:
         tree = json.loads(path.read_text())

@@ -8,7 +8,7 @@ from typing import Protocol
 
 Say = Callable[[str], None]
 
-LINE_SECONDS = 10.0
+LINE_SECONDS = 8.0
 
 
 class Show(Protocol):
@@ -46,5 +46,5 @@ class _Lines:
             return
         self._said = now
         new = done - self._before
-        left = (now - self._started) * max(0, self._total - done) / new if new else 0.0
-        self._say(f"{self._what}: {min(1.0, done / self._total):.0%}, {text}, {left:.0f} s left")
+        left = f", {(now - self._started) * max(0, self._total - done) / new:.0f} s left" if new else ""
+        self._say(f"{self._what}: {min(1.0, done / self._total):.0%}, {text}{left}")

@@ -12,20 +12,22 @@ from typing import Any
 from rl import cluster, evaluate, exactness, report
 from rl.cluster import Actor
 from rl.config import Config
+from rl.evaluation_plan import deadline
 from rl.fleet import Fleet
 from rl.inbox import Batch, Inbox
 from rl.learner import checkpoint
 from rl.learner.learner import Learner, LearnerSetup
 from rl.ledger import Ledger, Reader
 from rl.live import Live
-from rl.prepare import Say, base_model, recipe, warm_start_seconds
+from rl.prepare import base_model, recipe, store, warm_start_seconds
+from rl.progress import Say
 from rl.publisher import WeightsDirectory
 from rl.rollouts import Rollouts
 from rl.tasks.stream import Pool, stream
 from rl.train import train
 from rl.waits import Waits
 from rollout_workers.renderer import Renderer
-from rollout_workers.weights import WeightsRef
+from rollout_workers.weights import WeightsRef, replacing
 from rollout_workers.worker import WorkerSetup
 
 
@@ -61,6 +63,7 @@ class Run:
     async def commit(self, step: int, batch: Batch, stats: dict[str, float]) -> None:
         """Record the step, save a checkpoint if one is due, and say how it went."""
         stats = stats | report.batch_stats(batch, self.ledger.version)
+        self._evaluated("after").unlink(missing_ok=True)  # of a run that ended earlier, and now goes on
         self.ledger.commit(step, batch.keys, stats)
         if step % self.config.checkpoint.every == 0 or step == self.config.run.steps:
             await self.save(step)
@@ -89,30 +92,31 @@ class Run:
 
     async def evaluate(self, when: str) -> None:
         """Episodes on held-out tasks, unless they are there already: eval/`when`.jsonl."""
-        path = self.directory / "eval" / f"{when}.jsonl"
-        wanted = self.config.eval
-        if wanted is None or path.exists():
+        path, wanted, version = self._evaluated(when), self.config.eval, self.ledger.version
+        if wanted is None or path.exists() or (when == "before" and version >= 0):  # the weights before are gone
             return
-        if self.ledger.version < 0:
-            await self.fleet.serve()
         async with self.waits.named("every worker's newest weights", self.config.rollout.engine.swap_seconds):
-            await self.fleet.has(max(0, self.ledger.version))
+            if version < 0:
+                await self.fleet.serve()
+            await self.fleet.has(max(0, version))
         tasks = evaluate.held_out(self.config.data.generated, wanted.tasks)
-        done = 0
-
-        def count(number: int) -> None:
-            nonlocal done
-            done = number
-
-        async with self.live.shown(f"evaluation {when}", len(tasks) * wanted.samples, lambda: done):
-            samples = await evaluate.evaluate(self.fleet, tasks, wanted.samples, done=count)
+        episodes, done = len(tasks) * wanted.samples, list[int]()
+        async with (
+            self.waits.named("the held-out episodes", deadline(self.config, episodes)),
+            self.live.shown(f"evaluation {when}", episodes, lambda: len(done)),
+        ):
+            samples = await evaluate.evaluate(self.fleet, tasks, wanted.samples, done=done.append)
         evaluate.write(samples, path)
         self.say(evaluate.table(evaluate.summarise(samples)))
 
+    def _evaluated(self, when: str) -> Path:
+        return self.directory / "eval" / f"{when}.jsonl"
+
     async def status(self) -> tuple[dict[str, dict[str, float]], list[int]]:
         """Where each actor's time went, by cause, and the actors' process ids."""
-        workers = await self.fleet.statuses()
-        pid, seconds = await self.learner.call("status")
+        async with self.waits.named("the actors' status", self.config.learner.step_seconds):
+            workers = await self.fleet.statuses()
+            pid, seconds = await self.learner.call("status")
         times = {name: dict(status.seconds) for name, status in workers.items()}
         pids = [pid, *(status.pid for status in workers.values())]
         return {"driver": self.waits.seconds, "learner": dict(seconds), **times}, pids
@@ -139,7 +143,7 @@ async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) 
         train_started = time.monotonic()
         with Reader(directory) as reader:
             order = stream(pools, config.data.mixture, config.run.seed, reader.drawn(), lambda: run.ledger.step)
-        async with run.live.shown("training", config.run.steps, lambda: run.ledger.step), asyncio.TaskGroup() as both:
+        async with run.live.training(), asyncio.TaskGroup() as both:
             rollouts = Rollouts(config, order, run.fleet, run.ledger, run.inbox)
             sampling = both.create_task(rollouts.run(), name="rollouts")
             await train(run)
@@ -157,7 +161,8 @@ async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) 
         gap = await run.gap()
         times, pids = await run.status()
         result = report.build(directory, began, seconds, times, gap, run.fleet.sandbox, pids)
-        (directory / "report.json").write_text(json.dumps(result, indent=2) + "\n")
+        with replacing(directory / "report.json") as whole:
+            whole.write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -168,6 +173,7 @@ async def _opened(config: Config, directory: Path, pools: list[Pool], say: Say) 
     renderer = Renderer.load(base, reasoning=config.rollout.reasoning)
     async with AsyncExitStack() as stack:
         ledger = stack.enter_context(Ledger.open(directory))
+        store(config, directory)  # after a resume with other settings, the next one goes on with these
         model = _fall_back(ledger, base, say)
         cpus = config.rollout.workers * config.rollout.cpus + config.learner.cpus
         gpus = config.rollout.workers * config.rollout.gpus + config.learner.gpus
@@ -180,8 +186,14 @@ async def _opened(config: Config, directory: Path, pools: list[Pool], say: Say) 
         fleet = Fleet(setup, ledger, config.guard.worker_restarts)
         stack.push_async_callback(fleet.stop)
         waits = Waits()
-        async with waits.named("the learner and the workers to start", config.rollout.engine.start_seconds):
-            _, size = await asyncio.gather(fleet.start(), learner.call("size_bytes"))
+        live = Live(config.run.steps, ledger, waits, say)
+        async with (
+            waits.named("the learner and the workers to start", config.rollout.engine.start_seconds),
+            live.shown("start", len(fleet.workers), lambda: sum(one.actor is not None for one in fleet.workers)),
+        ):
+            async with asyncio.TaskGroup() as both:
+                size = both.create_task(learner.call("size_bytes"))
+                both.create_task(fleet.start())
             if config.rollout.engine.transport == "nccl":
                 actors = [await worker.ready() for worker in fleet.workers]
                 client = cluster.PushClient(actors, config.rollout.engine.swap_seconds)
@@ -189,9 +201,8 @@ async def _opened(config: Config, directory: Path, pools: list[Pool], say: Say) 
                 await learner.call("connect", client, ranks)
         say(fleet.sandbox)
         keep = 3 + config.guard.gap_versions
-        weights = stack.enter_context(WeightsDirectory.open(directory, size, keep))
+        weights = stack.enter_context(WeightsDirectory.open(directory, size.result(), keep))
         inbox = Inbox(config.algorithm, renderer.vocab_size, ledger, config.guard.zero_advantage_groups)
-        live = Live(config.run.steps, ledger, waits, say)
         run = Run(config, directory, ledger, learner, fleet, inbox, weights, say, waits, live)
         if ledger.newest_checkpoint() is None:
             await run.save(0)

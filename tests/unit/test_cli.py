@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import TINY, tiny_model
+from fakes import TINY, closed_group, tiny_model
 
 from rl.cli import main
 from rl.config import load
+from rl.inbox import Batch
 from rl.ledger import Ledger
-from rl.prepare import load_tasks
+from rl.prepare import create, load_tasks, stored_config
+from rl.report import batch_stats, build
 from verifiers.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +150,57 @@ def test_a_resume_with_a_bad_setting(config: Path, tmp_path: Path, capsys: pytes
     assert exits("train", config, "--dry-run") == 0
     (tmp_path / "config.json").write_text(capsys.readouterr().out.partition("\n}\n")[0] + "}")
     assert "did you mean 'steps'?" in refusal(capsys, "resume", tmp_path, "--set", "run.stepps=9")
+
+
+@pytest.fixture
+def run(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was made and has taken no step; its configuration named its directories as seen from `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    return create(load(config, ["data.dir=.", "run.directory=runs"]), str)
+
+
+def test_a_run_that_is_finished_is_not_run_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Ledger.open(run) as ledger:
+        group = closed_group(ledger, 1.0, -1.0)
+        stats = batch_stats(Batch((group,), ()), 0) | {
+            "entropy": 1.0,
+            "kl_k3": 0.0,
+            "clip_fraction": 0.0,
+            "grad_norm": 1.0,
+        }
+        ledger.commit(1, [member.episode.key for member in group.members], stats)
+    seconds = {"startup": 1.0, "training": 61.0}
+    report = json.dumps(build(run, 0.0, seconds, {}, None, "bubblewrap works.", ()))
+    (run / "report.json").write_text(report)
+    before = (run / "config.json").read_bytes()
+    assert exits("resume", run, "--set", "run.steps=1") == 0
+    said = capsys.readouterr().out
+    assert "is finished: --set run.steps=2 or more goes on" in said
+    assert "1 optimiser steps in 61 s" in said
+    assert (run / "report.json").read_text() == report
+    assert (run / "config.json").read_bytes() == before
+
+
+def test_a_resume_remembers_what_was_set(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir("/")
+    # No address: the run gets as far as its ledger, and Ray does not look for a cluster.
+    assert "no Ray cluster at nowhere" in (
+        refusal_of_a_run(capsys, "resume", run, "--set", "run.steps=9", "--set", "cluster.address=nowhere")
+    )
+    stored = stored_config(run)
+    assert stored.run.steps == 9
+    assert stored.data.dir == tmp_path
+    assert stored.run.directory == tmp_path / "runs"
+
+
+def refusal_of_a_run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Its sentence; how to go on stands before it."""
+    assert exits(*arguments) == 2
+    advice, sentence = capsys.readouterr().err.splitlines()
+    assert advice.startswith("go on with: cwm-rl resume ")
+    return sentence
 
 
 def test_an_audit_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,65 @@
+"""What a run that goes on does with its evaluations."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import closed_group, config_of, new_ledger
+
+from rl.evaluation_plan import deadline
+from rl.inbox import Batch, Inbox
+from rl.ledger import Ledger
+from rl.live import Live
+from rl.publisher import WeightsDirectory
+from rl.run import Run
+from rl.waits import Waits
+
+STATS = {"entropy": 1.0, "grad_norm": 1.0}
+
+
+class Nobody:
+    """An actor, or a fleet, that has nothing to do."""
+
+    async def call(self, method: str, *arguments: Any) -> None:
+        """Done at once; only a checkpoint is asked for here."""
+        assert method == "save"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    yield from new_ledger(tmp_path)
+
+
+@pytest.fixture
+def run(ledger: Ledger, tmp_path: Path) -> Iterator[Run]:
+    config, waits, nobody = (
+        config_of("data.generated=[{generator='math'}]", "data.sources=[]", "eval={}"),
+        Waits(),
+        Nobody(),
+    )
+    inbox = Inbox(config.algorithm, 300, ledger, 9)
+    live = Live(5, ledger, waits, str)
+    with WeightsDirectory.open(tmp_path, 1, 3) as weights:
+        yield Run(config, tmp_path, ledger, nobody, nobody, inbox, weights, str, waits, live)  # type: ignore[arg-type]
+
+
+async def test_a_step_outdates_the_evaluation_of_the_last_one(run: Run) -> None:
+    for when in ("before", "after"):
+        (run.directory / "eval").mkdir(exist_ok=True)
+        (run.directory / "eval" / f"{when}.jsonl").touch()
+    group = closed_group(run.ledger, 1.0, -1.0)
+    await run.commit(1, Batch((group,), ()), dict(STATS))
+    assert [path.name for path in (run.directory / "eval").iterdir()] == ["before.jsonl"]
+
+
+async def test_what_was_before_is_not_evaluated_once_weights_were_published(run: Run) -> None:
+    run.ledger.publish(0)
+    await run.evaluate("before")
+    assert not (run.directory / "eval").exists()
+
+
+def test_an_evaluation_has_time_for_all_its_rounds() -> None:
+    config = config_of("rollout.workers=2", "rollout.slots=4", "guard.group_seconds=10")
+    assert deadline(config, 16) == 30
+    assert deadline(config, 17) == 40
