@@ -5,7 +5,7 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
@@ -192,13 +192,17 @@ async def _gpus() -> Finding:
     return Finding("GPUs", lines or "none", ok=ok, advice="" if ok else advice)
 
 
+def memory(limits: Iterable[Path] = _MEMORY_LIMITS) -> tuple[int, int]:
+    """Bytes in all, and available at most: a container's limit counts, not what else runs below it."""
+    host = psutil.virtual_memory()
+    texts = (path.read_text().strip() for path in limits if path.is_file())
+    limit = min((int(text) for text in texts if text.isdigit()), default=host.total)
+    return min(host.total, limit), min(host.available, limit)
+
+
 def _memory() -> Finding:
-    memory = psutil.virtual_memory()
-    total = memory.total
-    for path in _MEMORY_LIMITS:
-        if path.is_file() and (limit := path.read_text().strip()).isdigit():
-            total = min(total, int(limit))
-    found = f"{_gib(total)} in all, {_gib(memory.available)} available"
+    total, available = memory()
+    found = f"{_gib(total)} in all, {_gib(available)} available"
     advice = "use a larger machine, or lift the container's limit"
     return replace(_enough("memory", total, _MEMORY_GIB, found, advice), needed=True)
 

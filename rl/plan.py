@@ -5,9 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-import psutil
-
 from rl.config import Config, WarmStartConfig
+from rl.doctor import memory
 from rollout_workers.sandbox.select import choose
 from verifiers.errors import UserError
 
@@ -25,7 +24,7 @@ def check_machine(config: Config) -> None:
     if config.cluster.address or os.environ.get("RAY_ADDRESS"):
         return
     needed = _BASE_BYTES + int((config.rollout.engine.kv_cache_gib or 0) * 2**30) * config.rollout.workers
-    available = psutil.virtual_memory().available
+    _, available = memory()
     if available < needed:
         raise MachineError(
             f"{available / 2**30:.1f} GiB of memory are available and the run needs about {needed / 2**30:.1f}: "

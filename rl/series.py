@@ -55,7 +55,7 @@ def gather(directory: Path, report: Mapping[str, Any] | None = None) -> Curves:
     """The curves of the run in `directory`. Without `report`, its own is taken if it is there. Raises LedgerError."""
     with Reader(directory) as reader:
         steps, run = reader.steps(), reader.run_id
-    rewards = {step.step: _mapping(step.stats.get("reward")) for step in steps}
+    rewards = {step.step: mapping(step.stats.get("reward")) for step in steps}
     domains = in_order({domain for one in rewards.values() for domain in one})
     return Curves(
         run,
@@ -74,7 +74,7 @@ def held_out(directory: Path, report: Mapping[str, Any] | None = None) -> dict[s
     report = read_report(directory) if report is None else report
     found: dict[str, dict[str, Interval]] = {}
     for when in EVALUATIONS:
-        summary = _mapping(_mapping(report.get("eval")).get(when))
+        summary = mapping(mapping(report.get("eval")).get(when))
         shares = _summarised(summary) or _sampled(directory / "eval" / f"{when}.jsonl")
         for domain, share in shares.items():
             found.setdefault(domain, {})[when] = share
@@ -84,7 +84,7 @@ def held_out(directory: Path, report: Mapping[str, Any] | None = None) -> dict[s
 def read_report(directory: Path) -> Mapping[str, Any]:
     """A run's report.json; empty while there is none that can be read."""
     with suppress(OSError, ValueError):
-        return _mapping(json.loads((directory / "report.json").read_text(encoding="utf-8")))
+        return mapping(json.loads((directory / "report.json").read_text(encoding="utf-8")))
     return {}
 
 
@@ -119,7 +119,7 @@ def _speeds(steps: Sequence[Step]) -> Iterator[tuple[int, float]]:
 def _lags(steps: Iterable[Step]) -> dict[int, int]:
     found: Counter[int] = Counter()
     for step in steps:
-        for lag, tokens in _mapping(step.stats.get("lag_by_token")).items():
+        for lag, tokens in mapping(step.stats.get("lag_by_token")).items():
             found[int(lag)] += int(tokens)
     return {lag: found[lag] for lag in sorted(found)}
 
@@ -129,5 +129,6 @@ def _points(values: Iterable[tuple[int, object]]) -> Points:
     return tuple((step, float(one)) for step, one in values if isinstance(one, int | float) and math.isfinite(one))
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """What a row or a report holds, which may be anything, where a mapping is expected; else an empty one."""
     return value if isinstance(value, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Every wait has a deadline and a name. The names of the waits that run are what a status page shows."""
+"""Every wait has a deadline and a name. Those that run are shown beside the progress bar."""
 
 import asyncio
 import time

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rl.ledger import Counts, LedgerError, Reader, Record, State, Step
 from rl.ledger.schema import FILE
+from rl.series import mapping
 from rl.service import models
 from rollout_workers.trajectory import Episode, EpisodeKey
 
@@ -120,8 +121,8 @@ def episode(reader: Reader, key: EpisodeKey) -> models.EpisodeWhole | None:
 
 
 def _summary(run: Path, reader: Reader, steps: list[Step]) -> dict[str, Any]:
-    planned = _mapping(reader.config.get("run")).get("steps")
-    reward = _mapping(steps[-1].stats.get("reward")) if steps else {}
+    planned = mapping(reader.config.get("run")).get("steps")
+    reward = mapping(steps[-1].stats.get("reward")) if steps else {}
     return {
         "name": run.name,
         "state": _state(run, reader),
@@ -197,7 +198,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, floa
 def _finite(value: object) -> float | None:
     """JSON has no word for the others."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.doctor import Finding, examine, in_words, packages
+from rl.doctor import Finding, examine, in_words, memory, packages
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +123,18 @@ async def test_graphics_cards_are_what_the_driver_says(
     found = (await look())["GPUs"]
     assert (found.ok, found.needed) == (ok, False)
     assert words in found.found
+
+
+def test_a_containers_limit_is_its_memory(tmp_path: Path) -> None:
+    limit, absent = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
+    limit.write_text("max\n")
+    total, available = memory([limit, absent])
+    assert 0 < available <= total
+    assert memory([]) == (total, pytest.approx(available, rel=0.2))
+    limit.write_text(f"{1 << 20}\n")
+    assert memory([absent, limit]) == (1 << 20, 1 << 20)
+    limit.write_text(f"{1 << 62}\n")  # what version 1 writes where there is none
+    assert memory([limit])[0] == total
 
 
 def test_programs_read_it_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
