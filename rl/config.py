@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -128,7 +128,9 @@ class LearnerConfig(_Model):
     microbatch_tokens: int = Field(2048, ge=64, description="Tokens of one packed forward pass.")
     device: str = Field("cpu", description='"cpu" or "cuda".')
     threads: int = Field(1, ge=1, description="torch threads on a CPU.")
-    cores: tuple[int, ...] = Field((), description="CPU cores the learner is pinned to; none leaves it free.")
+    cores: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="CPUs of the learner, counted among those it may use; none leaves it free."
+    )
     cpus: float = Field(1, gt=0, description="CPUs Ray reserves.")
     gpus: float = Field(0, ge=0, description="GPUs Ray reserves.")
     step_seconds: float = Field(600, gt=0, description="Deadline of one step.")

@@ -6,10 +6,11 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rollout_workers.cores import allowed
 from rollout_workers.trajectory import Completion
 from rollout_workers.weights import WeightsError, WeightsRef, check
 from verifiers.errors import UserError
@@ -24,7 +25,9 @@ class EngineConfig(BaseModel):
     kv_cache_gib: float | None = Field(None, gt=0, description="Size of the KV cache; none lets vLLM decide (GPU).")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory vLLM may take.")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs one engine spans.")
-    cores: str | None = Field(None, description='CPU cores of the engine, e.g. "0" or "0-3"; none lets vLLM bind all.')
+    cores: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="CPUs of the engine, counted among those it may use; none lets vLLM bind all."
+    )
     eager: bool = Field(True, description="No compiled graphs: starts in seconds. False on GPUs.")
     kv: Literal["keep", "recompute"] = Field(
         "keep", description="At a swap, keep the KV cache of running requests (fast) or compute it anew (exact)."
@@ -253,8 +256,8 @@ def _quiet(config: EngineConfig) -> None:
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     if config.eager:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"  # a few helpers of vLLM would compile all the same, with g++
-    if config.cores is not None:
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = config.cores
+    if config.cores:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, allowed(config.cores)))
 
 
 __all__ = ["Engine", "EngineConfig", "EngineError", "Greedy", "Sampled", "WeightsError"]

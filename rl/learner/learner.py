@@ -14,6 +14,7 @@ from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner import checkpoint, model
 from rl.learner.packing import Row, pack
 from rollout_workers.clock import Clock
+from rollout_workers.cores import allowed
 from verifiers.errors import UserError
 
 
@@ -45,7 +46,7 @@ class Learner:
 
         config = setup.config
         if config.cores:
-            os.sched_setaffinity(0, config.cores)
+            os.sched_setaffinity(0, allowed(config.cores))
         torch.set_num_threads(config.threads)
         self._setup = setup
         self._clock = Clock()

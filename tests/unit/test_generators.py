@@ -11,7 +11,7 @@ from play import played, replies
 from pydantic import ValidationError
 
 from rl.tasks.generated import HELD_OUT, GeneratedSource
-from rl.tasks.generators import GENERATORS
+from rl.tasks.generators import GENERATORS, Problem
 from rl.tasks.split import Split, split_of
 from rollout_workers.environments import ENVIRONMENTS
 from verifiers import registry
@@ -82,6 +82,29 @@ def test_what_is_drawn_has_one_key_for_one_content_and_the_split_goes_by_it(name
     assert all(len(found) == 1 for found in keys.values())
     held_out = sum(split_of(key, HELD_OUT) == "held_out" for (key,) in keys.values())
     assert held_out / len(keys) == pytest.approx(HELD_OUT, abs=0.12)
+
+
+@every_name
+def test_held_out_tasks_are_different_ones(name: str) -> None:
+    one = source(name, 1)
+    found = one.held_out(60)
+    assert len({content(task) for task in found}) == len(found) == 60
+    assert found[:20] == one.held_out(20)
+    assert all(task.id.split("/")[0] == found[0].id.split("/")[0] for task in found)
+
+
+def test_there_are_no_more_held_out_tasks_than_a_generator_can_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(GENERATORS["math"]), "draw", lambda *_: Problem("0", (), {"answer": "1"}))
+    monkeypatch.setattr("rl.tasks.generated.HELD_OUT", 1.0)
+    assert len(source("math", 1).held_out(5)) == 1
+
+
+def test_a_broken_module_is_the_same_whatever_its_parameters_are_called() -> None:
+    texts = defaultdict(set)
+    for seed in range(400):
+        problem = GENERATORS["repair"].draw(Random(seed), 1)
+        texts[problem.key].add(problem.visible["files"][problem.payload["module"]])
+    assert any(len(found) > 1 for found in texts.values())
 
 
 @given(st.text(), st.floats(0, 1), st.floats(0, 1))
