@@ -2,7 +2,6 @@
 
 import asyncio
 import ctypes
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import psutil
 from packaging.requirements import Requirement
 
+from rl.cluster import joined
 from rollout_workers.sandbox import bubblewrap, docker
 from rollout_workers.sandbox.box import Probe
 from verifiers import registry
@@ -48,7 +48,7 @@ class Finding:
 
 async def examine(directory: Path | None = None) -> list[Finding]:
     """Everything, in the order people read it; `directory` (default: here) is where runs will be written."""
-    walls, gpus, ray = await asyncio.gather(_sandboxes(), _gpus(), _ray(os.environ.get("RAY_ADDRESS", "")))
+    walls, gpus, ray = await asyncio.gather(_sandboxes(), _gpus(), _ray(joined(None) or ""))
     return [
         _python(sys.version_info[:3]),
         *packages(),

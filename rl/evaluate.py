@@ -15,7 +15,7 @@ from rl.tasks.generated import GeneratedSource
 from rollout_workers.trajectory import Episode, EpisodeKey, FailureReason
 from rollout_workers.weights import replacing
 from verifiers.task import Message, Task
-from verifiers.verdict import Outcome, Verdict
+from verifiers.verdict import Verdict
 
 _ATTEMPTS = 3
 _Z = 1.96
@@ -107,7 +107,7 @@ async def _sample(fleet: Fleet, worker: Worker, key: EpisodeKey, which: HeldOut,
             episode = result
         async with worker.gradings:
             verdict = await fleet.grade(worker, task, episode)
-        if verdict.outcome is not Outcome.INFRA_ERROR:
+        if not verdict.outcome.ours:
             break
     return _told(which, key.index, episode, verdict, failure)
 

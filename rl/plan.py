@@ -1,10 +1,10 @@
 """What a configuration would start, and whether this machine can carry it."""
 
 import asyncio
-import os
 import shutil
 from pathlib import Path
 
+from rl.cluster import joined
 from rl.config import Config, WarmStartConfig
 from rl.doctor import memory
 from rollout_workers.sandbox.select import choose
@@ -21,7 +21,7 @@ class MachineError(UserError):
 
 def check_machine(config: Config) -> None:
     """For runs on this machine alone: memory, disk and a sandbox. Raises MachineError, SandboxUnavailable."""
-    if config.cluster.address or os.environ.get("RAY_ADDRESS"):
+    if joined(config.cluster.address):
         return
     needed = _BASE_BYTES + int((config.rollout.engine.kv_cache_gib or 0) * 2**30) * config.rollout.workers
     _, available = memory()
@@ -44,7 +44,7 @@ def in_words(config: Config) -> list[str]:
     """What `cwm-rl train` would start."""
     rollout, learner = config.rollout, config.learner
     engine = rollout.engine
-    where = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    where = joined(config.cluster.address)
     model = config.model.path or "made from nothing, as [model.init] says"
     return [
         "",

@@ -13,12 +13,10 @@ from rl.ledger.states import DropReason
 from rl.ledger.writer import Ledger
 from rollout_workers.trajectory import Episode, EpisodeKey, FailureReason
 from verifiers.task import Task
-from verifiers.verdict import Outcome, Verdict
+from verifiers.verdict import Verdict
 
 _LOOK_AGAIN = 0.05
 """Seconds. A learner that begins to wait has no event here."""
-_OURS = (Outcome.INFRA_ERROR, Outcome.VERIFIER_ERROR)
-"""Failures of ours, after which another grading is fair."""
 
 
 class Rollouts:
@@ -106,7 +104,7 @@ class Rollouts:
         """The verdict; asked for again where we failed, for what was sampled is not lost by that."""
         for _ in range(self._config.guard.retries):
             verdict = await self._fleet.grade(worker, task, episode)
-            if verdict.outcome not in _OURS:
+            if not verdict.outcome.ours:
                 return verdict
         return await self._fleet.grade(worker, task, episode)
 

@@ -128,7 +128,9 @@ class Run:
             return None
         with Reader(self.directory) as reader:
             sampled = (record.episode for record in reader.episodes() if record.episode is not None)
-            rows = exactness.exact_rows(sampled, recompute=self.config.rollout.engine.kv == "recompute")
+            rows = exactness.exact_rows(
+                sampled, recompute=self.config.rollout.engine.kv == "recompute", of=files.keys()
+            )
         chosen = {version: str(files[version]) for version in sorted(rows.keys() & files.keys())[-wanted:]}
         async with self.waits.named("the comparison of engine and learner", self.config.learner.step_seconds):
             return exactness.summarise(await self.learner.call("gaps", chosen, {v: rows[v] for v in chosen}))

@@ -18,7 +18,12 @@ class Outcome(StrEnum):
     VERIFIER_ERROR = "verifier_error"
     """The verifier raised, hung or returned nonsense."""
     INFRA_ERROR = "infra_error"
-    """A failure of ours, proven from outside the sandbox. Worth a retry."""
+    """A failure of ours, proven from outside the sandbox."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it says nothing of the answer, and is worth a retry."""
+        return self in (Outcome.VERIFIER_ERROR, Outcome.INFRA_ERROR)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The runs below a directory, found by name and asked through their ledgers. A Reader lives within one call."""
 
+import json
 import math
 import re
 import sqlite3
@@ -120,8 +121,16 @@ def episode(reader: Reader, key: EpisodeKey) -> models.EpisodeWhole | None:
     return models.EpisodeWhole(**_row(record), sampled=_sampled(record.episode), verdict=_verdict(record))
 
 
+def _config(run: Path, reader: Reader) -> Mapping[str, Any]:
+    """What the last resume left, else what the run began with."""
+    try:
+        return mapping(json.loads((run / "config.json").read_text()))
+    except (OSError, ValueError):
+        return reader.config
+
+
 def _summary(run: Path, reader: Reader, steps: list[Step]) -> dict[str, Any]:
-    planned = mapping(reader.config.get("run")).get("steps")
+    planned = mapping(_config(run, reader).get("run")).get("steps")
     reward = mapping(steps[-1].stats.get("reward")) if steps else {}
     return {
         "name": run.name,

@@ -25,7 +25,9 @@ ABOVE = {
     "rollout_workers": {"rl"},
     "rl": set(),
 }
-UNPICKLERS = {"pickle", "cloudpickle", "dill", "shelve", "joblib", "marshal"}
+UNPICKLERS = {"pickle", "cloudpickle", "dill", "shelve", "joblib"}
+INSIDE = ("rollout_workers/sandbox/agent.py", "verifiers/_candidate.py", "verifiers/_checker.py")
+"""What runs in sandboxes. It believes the host, and so may read what that has marshalled; the host never does."""
 
 PATHS_OF_A_MACHINE = re.compile(r"(?<![\w.~-])/(?:home|Users|opt|root|mnt|srv)/\w")
 WORKPLACE = re.compile(r"(?<![\w.~-])/work/")
@@ -125,6 +127,7 @@ def test_nothing_is_unpickled() -> None:
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called != "torch.load", f"{relative(path)}:{node.lineno} unpickles with torch.load"
+                assert not called.startswith("marshal.load") or relative(path) in INSIDE, f"{relative(path)}"
                 assert "allow_pickle" not in {keyword.arg for keyword in node.keywords}, f"{relative(path)}"
 
 
