@@ -89,6 +89,9 @@ class Engine:
 
         from rollout_workers.transfer import transfer_config
 
+        one_process = current_platform.is_cpu() and config.tensor_parallel_size == 1
+        if one_process:
+            _bind(config)
         args = AsyncEngineArgs(
             model=model,
             dtype=dtype,
@@ -98,6 +101,7 @@ class Engine:
             kv_cache_memory_bytes=int(config.kv_cache_gib * 2**30) if config.kv_cache_gib else None,
             gpu_memory_utilization=config.gpu_memory_utilization,
             tensor_parallel_size=config.tensor_parallel_size,
+            distributed_executor_backend="uni" if one_process else None,
             enforce_eager=config.eager,
             hf_overrides=_native,
             # One block table a layer type saves memory on long contexts and costs a small model a tenth of its speed.
@@ -257,7 +261,27 @@ def _quiet(config: EngineConfig) -> None:
     if config.eager:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"  # a few helpers of vLLM would compile all the same, with g++
     if config.cores:
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, allowed(config.cores)))
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = _cpus(config)
+
+
+def _bind(config: EngineConfig) -> None:
+    """Let the engine's process do the model's work as well, on the CPUs it was given.
+
+    vLLM gives a CPU's model a process of its own to bind its threads: a third of an engine's start, and two processes
+    that wait for each other in a loop. What it would bind them with does so for a child that inherits it, too; this
+    process has read its own by now.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else "uni" is overruled; an AsyncLLM has its process anyway
+    if config.cores:
+        os.environ |= {
+            "OMP_NUM_THREADS": str(len(allowed(config.cores))),
+            "OMP_PLACES": f"{{{_cpus(config)}}}",
+            "OMP_PROC_BIND": "true",
+        }
+
+
+def _cpus(config: EngineConfig) -> str:
+    return ",".join(map(str, allowed(config.cores)))
 
 
 __all__ = ["Engine", "EngineConfig", "EngineError", "Greedy", "Sampled", "WeightsError"]

@@ -1,6 +1,7 @@
 """Tasks from generators, as a configuration names them."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from random import Random
 from typing import Literal
 
@@ -11,7 +12,7 @@ from rl.tasks.generators import GENERATORS, Problem
 from rl.tasks.split import Split, split_of
 from verifiers.task import Message, Task
 
-HELD_OUT = 0.2
+HELD_OUT = 0.25
 """Share of a generator's problems that are never trained on."""
 _PATIENCE = 200
 """Draws without a new problem after which there are taken to be no more."""
@@ -54,7 +55,8 @@ class GeneratedSource(BaseModel):
         """The task at `index` of a split."""
         return self._task(self._problem(index, split), f"{self._prefix(split)}{index}")
 
-    def held_out(self, count: int) -> list[Task]:
+    @lru_cache(maxsize=16)  # noqa: B019 - drawing takes a second, is asked for twice, and sources live as long as runs
+    def held_out(self, count: int) -> tuple[Task, ...]:
         """The first `count` different held-out tasks; fewer where the generator hardly draws others any more."""
         found: list[Task] = []
         keys, index, last = set[str](), 0, 0
@@ -65,7 +67,7 @@ class GeneratedSource(BaseModel):
                 found.append(self._task(problem, f"{self._prefix('held_out')}{index}"))
                 last = index
             index += 1
-        return found
+        return tuple(found)
 
     def demonstration(self, index: int, mistakes: float) -> Sequence[Message]:
         """A conversation about a training task, in which each decision goes wrong with probability `mistakes`."""

@@ -4,7 +4,7 @@ A demonstration looks at the module and its failing test, edits the line, makes 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import unified_diff
 from functools import lru_cache
 from random import Random
@@ -20,31 +20,20 @@ from verifiers.task import Message
 SYSTEM: Final = "Tools: bash, edit, create, submit. One call a turn."
 _MODULES: Final = ("shop", "bank", "farm", "game")
 _PAIRS: Final = (("a", "b"), ("x", "y"), ("m", "n"))
-# name, expression; K is a constant that the name tells. What stands where makes the mutations.
-_UNARY: Final = (
+_CONSTANTS: Final = tuple(map(str, range(1, 13)))
+_NAMED: Final = (("plus", "+"), ("minus", "-"), ("times", "*"), ("over", ">"), ("under", "<"))
+_RIGHT: Final = (
     ("double", "{0} * 2"),
     ("triple", "{0} * 3"),
-    ("plus_K", "{0} + K"),
-    ("minus_K", "{0} - K"),
-    ("times_K", "{0} * K"),
-    ("over_K", "{0} > K"),
-    ("under_K", "{0} < K"),
-    ("double_plus_K", "{0} * 2 + K"),
-    ("double_minus_K", "{0} * 2 - K"),
-    ("triple_plus_K", "{0} * 3 + K"),
-    ("triple_minus_K", "{0} * 3 - K"),
-    ("square_plus_K", "{0} * {0} + K"),
-)
-_BINARY: Final = (
     ("add", "{0} + {1}"),
     ("subtract", "{0} - {1}"),
     ("multiply", "{0} * {1}"),
     ("more", "{0} > {1}"),
     ("less", "{0} < {1}"),
+    *((f"{word}_{number}", f"{{0}} {sign} {number}") for word, sign in _NAMED for number in _CONSTANTS[1:]),
 )
+"""Name and expression, drawn alike; the name tells the expression. What stands in it makes the mutations."""
 _OPERATORS: Final = ("+", "-", "*", ">", "<")
-_MOST: Final = 9
-"""Largest constant."""
 _HIDDEN: Final = 5
 _TURNS: Final = 8
 _TEST: Final = """from {module} import *
@@ -180,26 +169,21 @@ def _plan(chance: Random, difficulty: int) -> Plan:
 
 
 def _function(chance: Random) -> Function:
-    constant, names = str(chance.randint(2, _MOST)), chance.choice(_PAIRS)
-    unary = chance.random() < 0.85
-    name, expression = chance.choice(_UNARY if unary else _BINARY)
-    words = expression.format(*names).replace("K", constant).split()
-    return Function(name.replace("K", constant), names[:1] if unary else names, tuple(words))
+    name, expression = chance.choice(_RIGHT)
+    names = chance.choice(_PAIRS)
+    return Function(name, names if "{1}" in expression else names[:1], tuple(expression.format(*names).split()))
 
 
 def _mutated(function: Function, chance: Random) -> Function:
-    """One word another: an operator, a constant, or a name."""
-    words = list(function.words)
-    at = chance.randrange(len(words))
-    word = words[at]
-    if word.isdigit():
-        words[at] = chance.choice([str(digit) for digit in range(1, _MOST + 1) if str(digit) != word])
-    elif word in _OPERATORS:
-        words[at] = chance.choice([operator for operator in _OPERATORS if operator != word])
-    else:
-        others = [name for name in (*function.parameters, "2") if name != word]
-        words[at] = chance.choice(others)
-    return Function(function.name, function.parameters, tuple(words))
+    """One word another: an operator, a constant, or a name; every such change alike."""
+    changes = [(at, other) for at, word in enumerate(function.words) for other in _others(word, function.parameters)]
+    at, other = chance.choice(changes)
+    return replace(function, words=(*function.words[:at], other, *function.words[at + 1 :]))
+
+
+def _others(word: str, parameters: tuple[str, ...]) -> list[str]:
+    kinds = _CONSTANTS if word.isdigit() else _OPERATORS if word in _OPERATORS else (*parameters, "2")
+    return [other for other in kinds if other != word]
 
 
 def _call(function: Function, chance: Random) -> str:
