@@ -28,7 +28,7 @@ class Command:
     def output(self) -> str:
         return self._log.read_text()
 
-    def wait_for(self, text: str, seconds: float = 180) -> None:
+    def wait_for(self, text: str, seconds: float = 300) -> None:
         """Until `text` was printed; fails with the whole output if the process ends or the time is over first."""
         deadline = time.monotonic() + seconds
         while text not in self.output:
@@ -36,7 +36,7 @@ class Command:
             assert time.monotonic() < deadline, f"did not print '{text}' in {seconds} s:\n{self.output}"
             time.sleep(0.1)
 
-    def finish(self, seconds: float = 240) -> int:
+    def finish(self, seconds: float = 400) -> int:
         """The exit code."""
         return self.process.wait(seconds)
 

@@ -17,7 +17,7 @@ from launch import CONFIG, ROOT, cwm_rl, report_of
 
 from rl.ledger.audit import audit
 
-pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
 
 BIN = Path(sys.executable).parent
 
@@ -93,7 +93,7 @@ def _state(cluster: Cluster, job: str) -> str:
     return next((word for word in ("succeeded", "failed", "stopped", "running", "pending") if word in out), out)
 
 
-def _wait(cluster: Cluster, job: str, seconds: float = 240) -> str:
+def _wait(cluster: Cluster, job: str, seconds: float = 400) -> str:
     deadline = time.monotonic() + seconds
     while (state := _state(cluster, job)) in ("running", "pending") and time.monotonic() < deadline:
         time.sleep(1)

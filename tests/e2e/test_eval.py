@@ -9,7 +9,7 @@ from launch import cwm_rl, gone
 from rl import evaluate
 from rl.init_model import InitModel, init_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
 
 DOMAINS = ("code", "math", "repair", "trace")
 

@@ -10,7 +10,7 @@ from launch import CONFIG, Command, cwm_rl, gone, report_of
 from rl.ledger import Reader
 from rl.ledger.audit import audit
 
-pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
 
 # Small batches: what is shown here does not hang on their size.
 SMALL = ("--set", "algorithm.token_budget=4000")

@@ -12,7 +12,7 @@ from launch import Command, cwm_rl, gone, report_of
 from rl.ledger import DropReason, Reader
 from rl.ledger.audit import audit
 
-pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
 
 DOMAINS = ("code", "math", "repair", "trace")
 # Seconds of warm start teach nothing, and then nothing but a dense second reward tells the episodes apart.

@@ -9,7 +9,7 @@ from rl.ledger.audit import audit
 
 DATA = ROOT.parent / "shared" / "data"
 
-pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the public data sets are not beside the project (../shared/data)")

@@ -35,9 +35,8 @@ class WordProblems:
         steps: list[Step] = []
         value = start
         while len(steps) <= difficulty:
-            step = chance.choice("++--*"), chance.randint(2, 9)
-            if step[0] == "*":
-                step = "*", chance.randint(2, 3)
+            operator = chance.choice("++--*")
+            step = operator, chance.randint(2, 3 if operator == "*" else 6)
             if 0 <= (after := apply(value, step)) <= _MOST:
                 steps.append(step)
                 value = after
