@@ -13,6 +13,9 @@ from typing import Any
 
 import psutil
 
+from rl.ledger import Reader
+from rl.ledger.audit import audit
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "deploy/configs/five-steps.toml"
 
@@ -69,6 +72,20 @@ def cwm_rl(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Ite
             for one in command.tree():
                 one.send_signal(signal.SIGKILL)
         process.wait(10)
+
+
+def train(runs: Path, *settings: str) -> tuple[str, ...]:
+    """Arguments of five steps in `runs`/run, in small batches: what they show does not hang on their size."""
+    small = ("--set", "algorithm.token_budget=4000")
+    return ("train", CONFIG, "--set", f"run.directory={runs}", "--set", "run.id=run", *small, *settings)
+
+
+def assert_whole(directory: Path, steps: int) -> None:
+    """The run took its steps, and its ledger adds up."""
+    with Reader(directory) as reader:
+        assert reader.step == steps
+    found = audit(directory)
+    assert found.ok, found.problems
 
 
 def gone(processes: list[psutil.Process], seconds: float = 30) -> list[psutil.Process]:
