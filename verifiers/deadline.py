@@ -6,18 +6,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
+QUEUE = 10
+"""Times its own seconds a grading may take with its waits: a queue that does not move hangs like anything else."""
+
 
 class Deadline:
-    """Begins when it is made, and stands still while its grading waits for its `turn`."""
+    """Begins when it is made, and stands still while its grading waits for its `turn`, but not for ever."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
+        self._last = time.monotonic() + QUEUE * seconds
         self._waits_since: float | None = None
 
     @property
     def left(self) -> float:
         """Seconds; at most 0 once it is over."""
-        return self._end - (self._waits_since or time.monotonic())
+        now = time.monotonic()
+        return min(self._end - (self._waits_since or now), self._last - now)
 
     async def wait_for(self, lock: asyncio.Lock) -> None:
         """Acquire `lock`, off the clock."""

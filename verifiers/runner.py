@@ -30,9 +30,8 @@ class Grader:
         clock = Deadline(self.seconds)
         work = asyncio.create_task(self._verify(task, submission, clock), name=f"verify {task.id}")
         try:
-            while (
-                not work.done() and (left := clock.left) > 0
-            ):  # more may be left afterwards, if it waited for its turn
+            # If it waited for its turn, more is left afterwards.
+            while not work.done() and (left := clock.left) > 0:
                 await asyncio.wait({work}, timeout=left)
         finally:
             ended = await _cancel(work)

@@ -97,6 +97,17 @@ async def test_a_hang_in_its_turn_is_a_verifier_error_and_lets_the_next_one_in()
     assert [verdict.outcome for verdict in verdicts] == [Outcome.VERIFIER_ERROR] * 2
 
 
+async def test_a_queue_that_does_not_move_is_a_hang_too() -> None:
+    lock = asyncio.Lock()
+
+    async def locked_out_by_itself() -> None:
+        async with turn(lock), turn(lock):
+            pass
+
+    async with asyncio.timeout(5):
+        assert (await grade(locked_out_by_itself, seconds=0.02)).outcome is Outcome.VERIFIER_ERROR
+
+
 async def test_its_own_timeout_and_cancellation_are_its_errors() -> None:
     for error in (TimeoutError("theirs"), asyncio.CancelledError()):
         assert (await grade(raising(error))).outcome is Outcome.VERIFIER_ERROR
