@@ -24,7 +24,17 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from rollout_workers.sandbox.box import ADDRESS_SPACE, DEFAULT, Box, Disk, Probe, agent_source, check, own_uid
+from rollout_workers.sandbox.box import (
+    ADDRESS_SPACE,
+    DEFAULT,
+    START_SECONDS,
+    Box,
+    Disk,
+    Probe,
+    agent_source,
+    check,
+    own_uid,
+)
 from rollout_workers.sandbox.cgroup import Cgroup, Cgroups, find
 from rollout_workers.sandbox.channel import Channel, finish
 from verifiers.sandbox import Sandbox, SandboxError, SandboxSpec, SandboxUnavailable
@@ -255,9 +265,10 @@ def _interpreter() -> str:
 @cache
 def _bytecode(interpreter: str) -> bytes:
     """The agent, compiled for `interpreter`. Raises OSError if that does not run."""
-    run = subprocess.run(
-        [interpreter, "-I", "-S", "-c", COMPILE], input=agent_source().encode(), capture_output=True, check=False
-    )
-    if run.returncode != 0:
-        raise OSError(f"{interpreter} does not compile the agent: {run.stderr.decode(errors='replace')[-200:]}")
+    command, source = [interpreter, "-I", "-S", "-c", COMPILE], agent_source().encode()
+    try:
+        run = subprocess.run(command, input=source, capture_output=True, check=True, timeout=START_SECONDS)
+    except subprocess.SubprocessError as error:
+        said = (getattr(error, "stderr", None) or b"").decode(errors="replace")[-200:]
+        raise OSError(f"{interpreter} does not compile the agent: {error} {said}") from error
     return run.stdout

@@ -9,8 +9,23 @@ from typing import Any
 import psutil
 import pytest
 
+from rollout_workers.sandbox import bubblewrap
 from rollout_workers.sandbox.bubblewrap import Bubblewrap
 from verifiers.sandbox import SandboxUnavailable
+
+
+async def test_an_interpreter_that_compiles_nothing_is_a_sandbox_that_did_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interpreter = tmp_path / "python3"
+    monkeypatch.setattr(bubblewrap, "SYSTEM_PYTHON", str(interpreter))
+    for program, seconds, words in (("echo no >&2; exit 3", 9.0, "exit status 3. no"), ("exec sleep 60", 0.1, "timed")):
+        interpreter.write_text(f"#!/bin/sh\n{program}\n")
+        interpreter.chmod(0o700)
+        monkeypatch.setattr(bubblewrap, "START_SECONDS", seconds)
+        with pytest.raises(SandboxUnavailable, match=words):
+            async with Bubblewrap("/bin/false").open():
+                pass
 
 
 @pytest.mark.parametrize(("owner", "name"), [(socket, "socketpair"), (os, "pidfd_open")])
