@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rollout_workers.cores import allowed
 from rollout_workers.trajectory import Completion
@@ -26,7 +26,7 @@ class EngineConfig(BaseModel):
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory vLLM may take.")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs one engine spans.")
     cores: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (), description="CPUs of the engine, counted among those it may use; none lets vLLM bind all."
+        (), description="CPUs of an engine without a GPU, counted among those it may use; none leaves it free."
     )
     eager: bool = Field(True, description="No compiled graphs: starts in seconds. False on GPUs.")
     kv: Literal["keep", "recompute"] = Field(
@@ -35,6 +35,14 @@ class EngineConfig(BaseModel):
     transport: Literal["file", "nccl"] = Field("file", description="How weights reach the engine.")
     start_seconds: float = Field(600, gt=0, description="Deadline for the engine's start.")
     swap_seconds: float = Field(120, gt=0, description="Deadline for one weight update.")
+
+    @model_validator(mode="after")
+    def _pins_one_process(self) -> "EngineConfig":
+        if self.cores and self.tensor_parallel_size > 1:
+            raise ValueError(
+                "cores pin an engine of one process, and tensor_parallel_size asks for more: set one of them"
+            )
+        return self
 
 
 class EngineError(UserError):
@@ -260,8 +268,6 @@ def _quiet(config: EngineConfig) -> None:
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     if config.eager:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"  # a few helpers of vLLM would compile all the same, with g++
-    if config.cores:
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = _cpus(config)
 
 
 def _bind(config: EngineConfig) -> None:
@@ -272,16 +278,9 @@ def _bind(config: EngineConfig) -> None:
     process has read its own by now.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else "uni" is overruled; an AsyncLLM has its process anyway
-    if config.cores:
-        os.environ |= {
-            "OMP_NUM_THREADS": str(len(allowed(config.cores))),
-            "OMP_PLACES": f"{{{_cpus(config)}}}",
-            "OMP_PROC_BIND": "true",
-        }
-
-
-def _cpus(config: EngineConfig) -> str:
-    return ",".join(map(str, allowed(config.cores)))
+    if cpus := allowed(config.cores):
+        places = f"{{{','.join(map(str, cpus))}}}"
+        os.environ |= {"OMP_NUM_THREADS": str(len(cpus)), "OMP_PLACES": places, "OMP_PROC_BIND": "true"}
 
 
 __all__ = ["Engine", "EngineConfig", "EngineError", "Greedy", "Sampled", "WeightsError"]

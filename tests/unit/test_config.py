@@ -83,6 +83,11 @@ def test_a_key_like_no_other_gets_the_list(minimal: Path) -> None:
         ("rollout.slots=-3", "rollout.slots: "),
         ("rollout.engine.kv=drop", "rollout.engine.kv: input should be 'keep' or 'recompute', not 'drop'"),
         ("rollout.engine.kv_cache_gib=0", "rollout.engine.kv_cache_gib: "),
+        ("rollout.engine.cores=[-1]", "rollout.engine.cores.0: "),
+        (
+            "rollout.engine={ cores = [0], tensor_parallel_size = 2 }",
+            "rollout.engine: cores pin an engine of one process",
+        ),
         ("algorithm.clip_low=1.0", "algorithm.clip_low: "),
         ("algorithm.group_size=1", "algorithm.group_size: "),
         ("learner.betas=[0.9]", "learner.betas.1: "),
