@@ -1,6 +1,5 @@
 """The end of a run, for people: a picture, a page, and a few words."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ def finished(directory: Path, steps: int) -> str | None:
     """What to print of a run that has taken its `steps` and was reported; None of any other. Raises LedgerError."""
     with Reader(directory) as reader:
         step = reader.step
-    path = directory / "report.json"
-    told = json.loads(path.read_text()) if path.exists() else {}
+    told = series.read_object(directory / "report.json")
     if step < steps or told.get("steps") != step:  # the report may be older than the last steps
         return None
     return f"The run in {directory} is finished: --set run.steps={step + 1} or more goes on.\n{report.in_words(told)}"

@@ -71,7 +71,7 @@ def gather(directory: Path, report: Mapping[str, Any] | None = None) -> Curves:
 
 def held_out(directory: Path, report: Mapping[str, Any] | None = None) -> dict[str, dict[str, Interval]]:
     """Domain -> `before`, `after` -> pass@1, from the report, or else from the evaluations' own files."""
-    report = read_report(directory) if report is None else report
+    report = read_object(directory / "report.json") if report is None else report
     found: dict[str, dict[str, Interval]] = {}
     for when in EVALUATIONS:
         summary = mapping(mapping(report.get("eval")).get(when))
@@ -81,10 +81,10 @@ def held_out(directory: Path, report: Mapping[str, Any] | None = None) -> dict[s
     return {domain: found[domain] for domain in in_order(found)}
 
 
-def read_report(directory: Path) -> Mapping[str, Any]:
-    """A run's report.json; empty while there is none that can be read."""
+def read_object(path: Path) -> Mapping[str, Any]:
+    """A run's report.json or config.json; empty while there is none that can be read."""
     with suppress(OSError, ValueError):
-        return mapping(json.loads((directory / "report.json").read_text(encoding="utf-8")))
+        return mapping(json.loads(path.read_text(encoding="utf-8")))
     return {}
 
 

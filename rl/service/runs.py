@@ -1,6 +1,5 @@
 """The runs below a directory, found by name and asked through their ledgers. A Reader lives within one call."""
 
-import json
 import math
 import re
 import sqlite3
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from rl.ledger import Counts, LedgerError, Reader, Record, State, Step
 from rl.ledger.schema import FILE
-from rl.series import mapping
+from rl.series import mapping, read_object
 from rl.service import models
 from rollout_workers.trajectory import Episode, EpisodeKey
 
@@ -121,16 +120,9 @@ def episode(reader: Reader, key: EpisodeKey) -> models.EpisodeWhole | None:
     return models.EpisodeWhole(**_row(record), sampled=_sampled(record.episode), verdict=_verdict(record))
 
 
-def _config(run: Path, reader: Reader) -> Mapping[str, Any]:
-    """What the last resume left, else what the run began with."""
-    try:
-        return mapping(json.loads((run / "config.json").read_text()))
-    except (OSError, ValueError):
-        return reader.config
-
-
 def _summary(run: Path, reader: Reader, steps: list[Step]) -> dict[str, Any]:
-    planned = mapping(_config(run, reader).get("run")).get("steps")
+    config = read_object(run / "config.json") or reader.config  # what the last resume left, else the beginning
+    planned = mapping(config.get("run")).get("steps")
     reward = mapping(steps[-1].stats.get("reward")) if steps else {}
     return {
         "name": run.name,

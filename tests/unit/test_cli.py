@@ -11,6 +11,7 @@ import pytest
 from fakes import TINY, closed_group, tiny_model
 
 from rl.cli import main
+from rl.closing import finished
 from rl.config import load
 from rl.inbox import Batch
 from rl.ledger import Ledger
@@ -179,6 +180,8 @@ def test_a_run_that_is_finished_is_not_run_again(run: Path, capsys: pytest.Captu
     assert "1 optimiser steps in 61 s" in said
     assert (run / "report.json").read_text() == report
     assert (run / "config.json").read_bytes() == before
+    (run / "report.json").write_text(report[:20])
+    assert finished(run, 1) is None  # a report that cannot be read is written again
 
 
 def test_a_resume_remembers_what_was_set(
