@@ -20,7 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before torch is loaded: an OpenMP thread that spins while it waits costs a busy machine most of its speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parser().parse_args(arguments)
-    sys.exit(_guarded(options))
+    code = _guarded(options)
+    if code == INTERRUPTED:  # all is put away already, and somebody waits: unloading torch and Ray takes seconds
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _guarded(options: argparse.Namespace) -> int:

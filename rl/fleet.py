@@ -17,6 +17,7 @@ from verifiers.task import Task
 from verifiers.verdict import Outcome, Verdict
 
 _LOOK_AGAIN = 0.05
+_STOP_SECONDS = 3.0
 
 
 class FleetError(UserError):
@@ -218,7 +219,7 @@ class Fleet:
 
 async def _end(actor: Actor) -> None:
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(_STOP_SECONDS):
             await actor.call("stop")
     except (ActorLost, TimeoutError):
         pass  # gone already, or gone in a moment

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
-import sys
 import threading
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 import psutil
+
+from rl import watchdog
 
 T = TypeVar("T")
 
@@ -23,26 +24,27 @@ def run_interruptible(work: Coroutine[None, None, T], advice: str) -> T | None:
     async def watched() -> T | None:
         loop = asyncio.get_running_loop()
         task = asyncio.create_task(work)
-        asked = False
+        last = threading.Timer(GRACE_SECONDS, _end_now, [advice])
+        last.daemon = True
 
-        def interrupt() -> None:
-            nonlocal asked
-            if asked:
+        # No handler of the loop's: it would wait for a loop that is blocked, by a Ray that starts or ends, say.
+        def interrupt(*_: object) -> None:
+            if last.is_alive():
                 _end_now(advice)
-            asked = True
-            print("stopping; once more ends it at once", file=sys.stderr, flush=True)
-            task.cancel()
-            loop.call_later(GRACE_SECONDS, _end_now, advice)
+            last.start()
+            _tell("stopping; once more ends it at once")
+            loop.call_soon_threadsafe(task.cancel)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, interrupt)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            if not asked:
-                raise
-            print(advice, file=sys.stderr)
-            return None
+        with _handling(interrupt):
+            try:
+                return await task
+            except asyncio.CancelledError:
+                if not last.is_alive():
+                    raise
+                _tell(advice)
+                return None
+            finally:
+                last.cancel()
 
     return asyncio.run(watched())
 
@@ -53,32 +55,44 @@ def stop_asked() -> Iterator[threading.Event]:
 
     Only the main thread can be asked: elsewhere the event stays unset.
     """
-    asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield threading.Event()
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = threading.Event()
 
     def ask(*_: object) -> None:
         asked.set()
         for number, handler in before.items():
             signal.signal(number, handler)
-        print("stopping; once more ends it at once", file=sys.stderr, flush=True)
+        _tell("stopping; once more ends it at once")
 
-    for number in before:
-        signal.signal(number, ask)
-    try:
+    with _handling(ask) as before:
         yield asked
+
+
+@contextmanager
+def _handling(handler: Callable[..., None]) -> Iterator[dict[signal.Signals, Any]]:
+    """`handler` takes SIGINT and SIGTERM in the block; yields who took them before, and takes them again after it."""
+    before: dict[signal.Signals, Any] = {
+        number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield before
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+def _tell(text: str) -> None:
+    """To standard error, past its buffer: a signal may have come while that was being written to."""
+    os.write(2, f"{text}\n".encode())
 
 
 def _end_now(advice: str) -> None:
+    """End everything below, except a watchdog, which cleans up behind us and then ends by itself."""
     for child in psutil.Process().children(recursive=True):
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
-    print(advice, file=sys.stderr, flush=True)
+        with suppress(psutil.NoSuchProcess):
+            if watchdog.__file__ not in child.cmdline():
+                child.kill()
+    _tell(advice)
     os._exit(EXIT_CODE)

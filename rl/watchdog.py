@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from rollout_workers.sandbox import docker
+from rollout_workers.sandbox import cgroup, docker
 
 _LOOK_EVERY = 1.0
 _PATIENCE = 10.0
@@ -51,6 +51,7 @@ def main(driver: int, scratch: str) -> None:
             one.kill()
     psutil.wait_procs(below, timeout=_PATIENCE)
     shutil.rmtree(scratch, ignore_errors=True)
+    cgroup.sweep()
     docker.sweep()  # their containers end with them, but are kept by the engine
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import itertools
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Final, Literal
 
 PREFIX: Final = "cwm-rl-"
 REMOVE_SECONDS: Final = 10.0
+SWEEP_SECONDS: Final = 2.0
 JOIN: Final = 'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 97; shift; done; shift; exec "$@"'
 _numbers = itertools.count()
 
@@ -85,13 +88,20 @@ class Cgroups:
         return group
 
     def sweep(self) -> None:
-        """Remove empty groups that a killed owner left behind."""
-        for parent in {self.memory, self.pids}:
-            for path in parent.glob(f"{PREFIX}*-*"):
-                owner = path.name.removeprefix(PREFIX).split("-")[0]
-                if not Path("/proc", owner).exists():
-                    with suppress(OSError):
-                        path.rmdir()
+        """End and remove what a killed owner left behind. Blocks, for a moment if there is anything."""
+        groups = [path for parent in {self.memory, self.pids} for path in parent.glob(f"{PREFIX}*-*")]
+        orphans = [path for path in groups if not Path("/proc", path.name.split("-")[-2]).exists()]
+        for path in orphans:
+            with suppress(OSError):
+                for pid in (path / "cgroup.procs").read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
+        _wait_removed(orphans, SWEEP_SECONDS)
+
+
+def sweep() -> None:
+    """What `Cgroups.sweep` does, wherever groups may have been made."""
+    for place in _places():
+        place.sweep()
 
 
 def find() -> Cgroups | str:
@@ -135,10 +145,16 @@ def _try(place: Cgroups) -> str | None:
     except OSError as error:
         return f"{place.memory} is not ours to write ({error.strerror})"
     run = subprocess.run(group.joined(["/bin/true"]), capture_output=True, timeout=10, check=False)
-    deadline = time.monotonic() + 1.0
-    while not all(_removed(path) for path in group.paths) and time.monotonic() < deadline:
-        time.sleep(0.002)
+    _wait_removed(group.paths, SWEEP_SECONDS)
     return None if run.returncode == 0 else f"no process of ours can be moved to {place.memory}"
+
+
+def _wait_removed(groups: Iterable[Path], seconds: float) -> None:
+    """Remove groups as soon as their last processes are gone, as long as that takes no more than `seconds`."""
+    deadline = time.monotonic() + seconds
+    left = list(groups)
+    while (left := [path for path in left if not _removed(path)]) and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 def _removed(path: Path) -> bool:

@@ -213,9 +213,10 @@ async def probe(
 def sweep() -> int:
     """Remove containers whose owners are gone, and count them; 0 where no engine answers. Blocks for seconds."""
     try:
+        _knock()  # before the SDK is loaded: a driver that ends waits for this
         with closing(_connect()) as client:
             return Docker(client, BASE_IMAGE, None, 1.0, "").sweep()
-    except SandboxUnavailable:
+    except (SandboxUnavailable, OSError):
         return 0
 
 
@@ -244,14 +245,15 @@ def _connect() -> Any:
     import docker
 
     try:
-        _guarded(_knock, os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+        _guarded(_knock)
         return _guarded(docker.APIClient, version="auto", timeout=CALL_SECONDS, **docker.utils.kwargs_from_env())
     except SandboxUnavailable as error:
         raise SandboxUnavailable(f"no container engine answers ({error.__cause__}): {INSTALL}") from error
 
 
-def _knock(address: str) -> None:
-    """Raises OSError unless something listens at a local address; the SDK would leak its socket finding out."""
+def _knock() -> None:
+    """Raises OSError unless something listens at the engine's local address; the SDK would leak a socket."""
+    address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     if address.startswith("unix://"):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(CALL_SECONDS)
