@@ -1,8 +1,9 @@
-"""Walls of Linux namespaces on this host, by bubblewrap: nothing of the host but a read-only /usr.
+"""Walls of Linux namespaces on this host: nothing of it but a read-only /usr. bubblewrap builds them once a process.
 
-    host --socketpair--> [sh: joins the control group] -> bwrap -> agent (process 1 of its own pid namespace)
+    host --socket--> bwrap -> template (process 1 in there) --fork--> agent (process 1 of a sandbox, walls of its own)
+      `-------------------------- channel, handed on to ------------------^
 
-The agent comes as bytecode, compiled once by the interpreter that will run it: compiling took a third of a start.
+Both come as bytecode, compiled once by the interpreter that will run them.
 
 Started as root, the agent stays root with CAP_SETUID, CAP_SETGID and CAP_KILL alone, and commands run under a uid that
 no other sandbox has. Started as somebody else, everything shares the one uid of a user namespace, and the agent is
@@ -11,49 +12,50 @@ guarded by being process 1, undumpable, and by the system call filter.
 
 import asyncio
 import contextlib
+import marshal
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from rollout_workers.sandbox.box import (
-    ADDRESS_SPACE,
-    DEFAULT,
-    START_SECONDS,
-    Box,
-    Disk,
-    Probe,
-    agent_source,
-    check,
-    own_uid,
-)
+from rollout_workers.sandbox.agent import ERROR_LIMIT
+from rollout_workers.sandbox.box import ADDRESS_SPACE, DEFAULT, START_SECONDS, Box, Disk, Probe, check, own_uid
 from rollout_workers.sandbox.cgroup import Cgroup, Cgroups, find
-from rollout_workers.sandbox.channel import Channel, finish
+from rollout_workers.sandbox.channel import MARSHAL_VERSION, Channel, finish
 from verifiers.sandbox import Sandbox, SandboxError, SandboxSpec, SandboxUnavailable
 
 SYSTEM_PYTHON: Final = "/usr/bin/python3"
 INSTALL: Final = "install bubblewrap 0.6 or later (Debian, Ubuntu: apt-get install bubblewrap)"
 HANG_UP_SECONDS: Final = 2.0
 KILL_SECONDS: Final = 10.0
-AGENT_CAPABILITIES: Final = ("CAP_CHOWN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL")
-"""The first for its start alone, then given up."""
-AGENT: Final = "/agent.pyc"
+READY: Final = b"\0"
+"""As in template.py, which this side does not import."""
+CAPABILITIES: Final = (
+    *("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SETPCAP"),  # the template's: namespaces, loopback, giving up the others
+    *("CAP_SETUID", "CAP_SETGID", "CAP_KILL"),  # the agents'
+)
+MODULES: Final = {"/agent.pyc": "agent.py", "/template.pyc": "template.py"}
 COMPILE: Final = """
 import importlib.util, marshal, sys
-code = compile(sys.stdin.buffer.read(), "agent", "exec", dont_inherit=True, optimize=2)
+code = compile(sys.stdin.buffer.read(), sys.argv[1], "exec", dont_inherit=True, optimize=2)
 sys.stdout.buffer.write(importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code))
 """
 """Flags of zero and no time: the interpreter looks for no source beside it."""
 OWN_PROCESSES: Final = 2
-"""bwrap and the agent, which count in the control group."""
+"""The agent, and its parent for a moment, which count in the control group."""
+
+_here = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,56 +77,120 @@ class Bubblewrap:
             try:
                 box = await Box.begin(channel, walls, spec, uid=uid, memory=memory)
             except SandboxUnavailable as error:
-                raise SandboxUnavailable(f"{error} {walls.complaint()}".strip()) from error
+                raise SandboxUnavailable(f"{error} {walls.template.complaint()}".strip()) from error
             yield box
 
     @asynccontextmanager
     async def _walls(self, spec: SandboxSpec, uid: int | None) -> AsyncIterator["Namespaces"]:
-        """Walls that have fallen on leaving, once the channel was hung up."""
-        walls = self._build(spec, uid)
+        """Walls that have fallen on leaving, once the channel was hung up. Raises SandboxUnavailable."""
+        walls = self._order(spec, uid)
         try:
+            await walls.stand()
             yield walls
         finally:
             await finish(walls.fall())
 
-    def _build(self, spec: SandboxSpec, uid: int | None) -> "Namespaces":
-        """Start bwrap, from this thread: its life hangs on it. Raises SandboxUnavailable."""
+    def _order(self, spec: SandboxSpec, uid: int | None) -> "Namespaces":
+        """Ask the template for a sandbox. Raises SandboxUnavailable."""
         group: Cgroup | None = None
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed:
             try:
+                template = Template.here(self.executable)
                 ours, theirs = socket.socketpair()
                 undo.enter_context(ours)
-                with theirs, _files(uid) as files:
-                    if self.cgroups is not None:
-                        group = self.cgroups.create(memory_bytes=spec.memory_bytes, pids=spec.pids + OWN_PROCESSES)
-                        undo.callback(group.discard)
-                    argv = [self.executable, *_arguments(Disk.of(spec), uid, files)]
-                    process = subprocess.Popen(
-                        group.joined(argv) if group else argv,
-                        stdin=theirs.fileno(),
-                        stdout=theirs.fileno(),
-                        stderr=subprocess.PIPE,
-                        pass_fds=tuple(files.values()),
-                        env={},
-                        cwd="/",
-                        start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not theirs
-                    )
-                undo.enter_context(process)  # reaps it and closes its pipe
-                undo.callback(process.kill)
-                walls = Namespaces(ours, process, group)
+                handed.enter_context(theirs)
+                descriptors = [theirs.fileno()]
+                if self.cgroups is not None:
+                    group = self.cgroups.create(memory_bytes=spec.memory_bytes, pids=spec.pids + OWN_PROCESSES)
+                    undo.callback(group.discard)
+                    for path in group.paths:
+                        descriptors.append(os.open(path / "cgroup.procs", os.O_WRONLY))
+                        handed.callback(os.close, descriptors[-1])
+                template.order({"disks": _disks(Disk.of(spec), uid), "names": _names(uid)}, descriptors)
             except OSError as error:
                 raise SandboxUnavailable(f"bubblewrap did not start: {error}") from error
             undo.pop_all()
-            return walls
+            return Namespaces(ours, group, template)
+
+
+class Template:
+    """What sandboxes are forked from: bubblewrap's walls and process 1 inside, as long as this thread lives."""
+
+    @classmethod
+    def here(cls, executable: str) -> "Template":
+        """This thread's own, started if it has none that lives: bwrap's life hangs on the thread that started it.
+
+        Raises OSError.
+        """
+        known: Template | None = getattr(_here, "template", None)
+        if known is None or not known.serves(executable):
+            known = _here.template = cls(executable)
+        return known
+
+    def __init__(self, executable: str) -> None:
+        self._executable, self._owner = executable, os.getpid()
+        with contextlib.ExitStack() as undo:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.enter_context(self._control)
+            with theirs, _files() as files:
+                self._process = subprocess.Popen(
+                    [executable, *_arguments(files)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    pass_fds=tuple(files.values()),
+                    env={},
+                    cwd="/",
+                    start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not theirs
+                )
+            undo.pop_all()
+        self.end = weakref.finalize(self, _end, self._control, self._process, self._owner)
+        """End it now, and its sandboxes with it."""
+
+    def serves(self, executable: str) -> bool:
+        """Whether it lives, belongs to this process, not to one that this was forked from, and is `executable`'s."""
+        return self._executable == executable and self._owner == os.getpid() and self._process.poll() is None
+
+    def order(self, what: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+        """Have a sandbox made. Raises OSError."""
+        socket.send_fds(self._control, [marshal.dumps(dict(what), MARSHAL_VERSION)], descriptors)
+
+    def complaint(self) -> str:
+        """What bwrap, the template or a dying agent said, for people."""
+        assert self._process.stderr is not None  # noqa: S101 - asked for above
+        os.set_blocking(self._process.stderr.fileno(), False)
+        return (self._process.stderr.read(4096) or b"").decode(errors="replace").strip()
+
+
+def _end(control: socket.socket, process: "subprocess.Popen[bytes]", owner: int) -> None:
+    """Kill bwrap, which takes the template along, and that its sandboxes."""
+    control.close()
+    if owner == os.getpid():
+        with process:  # reaps it and closes its pipe
+            process.kill()
 
 
 class Namespaces:
-    """The walls of one sandbox, and how they come down."""
+    """The walls of one sandbox: how they are known to stand, and how they come down."""
 
-    def __init__(self, ours: socket.socket, process: "subprocess.Popen[bytes]", group: Cgroup | None) -> None:
-        self.socket = ours
-        self._process, self._group = process, group
-        self._pidfd = os.pidfd_open(process.pid)
+    def __init__(self, ours: socket.socket, group: Cgroup | None, template: Template) -> None:
+        self.socket, self.template = ours, template
+        self._group = group
+        self._pidfd: int | None = None
+
+    async def stand(self) -> None:
+        """Wait for process 1. Raises SandboxUnavailable."""
+        try:
+            if not await _readable(self.socket.fileno(), START_SECONDS):
+                self.template.end()  # whatever holds it up; the next sandbox has another
+                raise SandboxUnavailable(f"no sandbox within {START_SECONDS:g} s")
+            said, descriptors, _, _ = socket.recv_fds(self.socket, ERROR_LIMIT, 1)
+        except OSError as error:
+            raise SandboxUnavailable(f"the sandbox did not start: {error}") from error
+        if said != READY or not descriptors:
+            why = f"{said.decode(errors='replace')} {self.template.complaint()}".strip()
+            raise SandboxUnavailable(f"bubblewrap did not start: {why}")
+        (self._pidfd,) = descriptors
 
     def oom_kills(self) -> int:
         """See `box.Walls`."""
@@ -140,50 +206,37 @@ class Namespaces:
             return f"out of processes: {refused} forks were refused"
         return None
 
-    def complaint(self) -> str:
-        """What bwrap or a dying agent said, for people."""
-        assert self._process.stderr is not None  # noqa: S101 - asked for above
-        os.set_blocking(self._process.stderr.fileno(), False)
-        return (self._process.stderr.read(4096) or b"").decode(errors="replace").strip()
-
     async def fall(self) -> None:
         """Wait until nothing is left; use force where hanging up was not enough. Raises SandboxUnavailable."""
+        self.socket.close()  # if no channel took it over
         try:
-            if not await self._ended(HANG_UP_SECONDS):
-                self._kill()
-                if not await self._ended(KILL_SECONDS):
-                    raise SandboxUnavailable(f"bwrap {self._process.pid} cannot be killed")
-            self._process.wait()  # has ended: returns at once
+            if self._pidfd is not None and not await _readable(self._pidfd, HANG_UP_SECONDS):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)  # process 1 takes its namespace along
+                if not await _readable(self._pidfd, KILL_SECONDS):
+                    raise SandboxUnavailable("a sandbox cannot be killed")
             if self._group is not None:
                 await self._group.remove()
         except TimeoutError as error:
             raise SandboxUnavailable(str(error)) from error
         finally:
-            os.close(self._pidfd)
-            if self._process.stderr is not None:
-                self._process.stderr.close()
+            if self._pidfd is not None:
+                os.close(self._pidfd)
 
-    def _kill(self) -> None:
-        """Kill the agent, which takes its namespace along; bwrap, which waits for it, ends by itself or now."""
-        task = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        with contextlib.suppress(OSError):
-            for child in task.read_text().split():
-                os.kill(int(child), signal.SIGKILL)
-        self._process.kill()
 
-    async def _ended(self, seconds: float) -> bool:
-        """Whether bwrap ends within `seconds`. It reaps process 1 first, which goes last of its namespace."""
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        loop.add_reader(self._pidfd, ended.set)
-        try:
-            async with asyncio.timeout(seconds):
-                await ended.wait()
-        except TimeoutError:
-            return False
-        finally:
-            loop.remove_reader(self._pidfd)
-        return True
+async def _readable(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read within `seconds`; of a process: whether it ends."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await ready.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(descriptor)
+    return True
 
 
 async def probe() -> tuple[Probe, Bubblewrap | None]:
@@ -209,13 +262,9 @@ async def probe() -> tuple[Probe, Bubblewrap | None]:
 
 
 @contextmanager
-def _files(uid: int | None) -> Iterator[dict[str, int]]:
-    """The agent, and the files of /etc that programs cannot do without, as descriptors by path."""
-    number = uid or os.geteuid()
-    contents = {
-        AGENT: _bytecode(_interpreter()),
-        "/etc/passwd": f"root:x:0:0:root:/:/bin/false\nsandbox:x:{number}:{number}:sandbox:/tmp:/bin/sh\n".encode(),
-        "/etc/group": f"root:x:0:\nsandbox:x:{number}:\n".encode(),
+def _files() -> Iterator[dict[str, int]]:
+    """The programs, and the files of /etc that others cannot do without, as descriptors by path."""
+    contents = {path: _bytecode(_interpreter(), name) for path, name in MODULES.items()} | {
         "/etc/hosts": b"127.0.0.1 localhost\n::1 localhost\n",
         "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
     }
@@ -229,32 +278,50 @@ def _files(uid: int | None) -> Iterator[dict[str, int]]:
         yield files
 
 
-def _arguments(disk: Disk, uid: int | None, files: dict[str, int]) -> list[str]:
-    """bwrap's arguments, the agent included."""
+def _disks(disk: Disk, uid: int | None) -> list[tuple[str, str]]:
+    """Mount points of a sandbox's own file systems, and their options."""
+    owner = os.geteuid() if uid is None else uid
+    return [
+        ("/dev/shm", f"size={disk.shm},mode=1777"),  # noqa: S108
+        ("/tmp", f"size={disk.tmp},mode=1777"),  # noqa: S108
+        ("/work", f"size={disk.work},mode=0755,uid={owner},gid={owner}"),
+    ]
+
+
+def _names(uid: int | None) -> dict[str, bytes]:
+    """The files of /etc that say who the commands' user is."""
+    number = os.geteuid() if uid is None else uid
+    return {
+        "passwd": f"root:x:0:0:root:/:/bin/false\nsandbox:x:{number}:{number}:sandbox:/tmp:/bin/sh\n".encode(),
+        "group": f"root:x:0:\nsandbox:x:{number}:\n".encode(),
+    }
+
+
+def _arguments(files: dict[str, int]) -> list[str]:
+    """bwrap's arguments, the template included."""
     words = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     words += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
     words += ["--hostname", "sandbox", "--cap-drop", "ALL"]
-    if uid is None:
+    words += [word for name in CAPABILITIES for word in ("--cap-add", name)]
+    if os.geteuid() != 0:
         words += ["--unshare-user"]
-    else:
-        words += [word for name in AGENT_CAPABILITIES for word in ("--cap-add", name)]
     words += ["--ro-bind", "/usr", "/usr", "--perms", "0755", "--dir", "/etc"]
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
         path = Path(name)
         words += ["--symlink", os.readlink(name), name] if path.is_symlink() else ["--ro-bind-try", name, name]
     for name in ("/etc/ld.so.cache", "/etc/alternatives"):
         words += ["--ro-bind-try", name, name]
+    for name in _names(None):
+        words += ["--symlink", f"names/{name}", f"/etc/{name}"]
     for name, fd in files.items():
         words += ["--perms", "0444", "--file", str(fd), name]
-    words += ["--proc", "/proc", "--dev", "/dev"]
-    for path_, mode, size in (("/dev/shm", "1777", disk.shm), ("/tmp", "1777", disk.tmp), ("/work", "0755", disk.work)):  # noqa: S108
-        words += ["--perms", mode, "--size", str(size), "--tmpfs", path_]
+    words += ["--proc", "/proc", "--dev", "/dev", "--dir", "/tmp", "--dir", "/work", "--dir", "/etc/names"]  # noqa: S108
     interpreter = _interpreter()
     if interpreter != SYSTEM_PYTHON:
         words += ["--ro-bind", sys.base_prefix, sys.base_prefix]
         words += ["--setenv", "PATH", f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin"]
-    words += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/work"]
-    return [*words, interpreter, "-I", "-S", AGENT]
+    words += ["--remount-ro", "/dev", "--remount-ro", "/"]
+    return [*words, interpreter, "-I", "-S", "/template.pyc"]
 
 
 def _interpreter() -> str:
@@ -263,12 +330,13 @@ def _interpreter() -> str:
 
 
 @cache
-def _bytecode(interpreter: str) -> bytes:
-    """The agent, compiled for `interpreter`. Raises OSError if that does not run."""
-    command, source = [interpreter, "-I", "-S", "-c", COMPILE], agent_source().encode()
+def _bytecode(interpreter: str, name: str) -> bytes:
+    """A module of this package, compiled for `interpreter`. Raises OSError if that does not run."""
+    source = resources.files(__package__).joinpath(name).read_bytes()
+    command = [interpreter, "-I", "-S", "-c", COMPILE, name]
     try:
         run = subprocess.run(command, input=source, capture_output=True, check=True, timeout=START_SECONDS)
     except subprocess.SubprocessError as error:
         said = (getattr(error, "stderr", None) or b"").decode(errors="replace")[-200:]
-        raise OSError(f"{interpreter} does not compile the agent: {error} {said}") from error
+        raise OSError(f"{interpreter} does not compile {name}: {error} {said}") from error
     return run.stdout

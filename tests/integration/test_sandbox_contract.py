@@ -43,11 +43,17 @@ def processes_with(word: str) -> list[int]:
     return [p.pid for p in psutil.process_iter(["cmdline"]) if any(word in arg for arg in p.info["cmdline"] or [])]
 
 
+def template() -> list[psutil.Process]:
+    """bwrap and its process 1, of which sandboxes are forks."""
+    walls = [child for child in psutil.Process().children() if child.name() == "bwrap"]
+    return [*walls, *(inside for one in walls for inside in one.children())]
+
+
 def leftovers(backend: Sandboxes, owner: int = os.getpid()) -> list[object]:
-    """Control groups and containers of `owner`, and processes of ours."""
+    """Control groups and containers of `owner`, and processes of ours but the template of sandboxes."""
     mark = f"cwm-rl-{owner}-"
     groups = [*Path("/sys/fs/cgroup").glob(f"{mark}*"), *Path("/sys/fs/cgroup").glob(f"*/{mark}*")]
-    children = psutil.Process().children(recursive=True)
+    children = [child for child in psutil.Process().children(recursive=True) if child not in template()]
     containers: list[object] = []
     if isinstance(backend, docker.Docker):
         containers = backend.client.containers(all=True, filters={"label": f"cwm-rl.owner={owner}"})
@@ -228,12 +234,26 @@ async def test_a_frozen_sandbox_is_removed_by_force(sandboxes: Sandboxes) -> Non
             (container,) = sandboxes.client.containers(filters={"label": f"cwm-rl.owner={os.getpid()}"})
             sandboxes.client.pause(container["Id"])
         else:
-            for child in psutil.Process().children(recursive=True):
+            for child in set(psutil.Process().children(recursive=True)) - set(template()):
                 child.suspend()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await box.exec(["true"])
     assert leftovers(sandboxes) == []
+
+
+@pytest.mark.required
+async def test_a_frozen_template_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, _ = await choose("bubblewrap")
+    for process in template():
+        process.suspend()
+    monkeypatch.setattr(bubblewrap, "START_SECONDS", 0.5)
+    with pytest.raises(SandboxUnavailable, match="no sandbox within"):
+        async with backend.open():
+            pass
+    monkeypatch.undo()
+    async with backend.open() as box:
+        assert (await box.exec(["true"])).exit_code == 0
 
 
 async def test_an_agent_starved_of_memory_is_the_commands_doing(sandboxes: Sandboxes) -> None:

@@ -242,4 +242,4 @@ def test_a_level_is_a_length(difficulty: int) -> None:
         assert answer.count("=") in (0, difficulty + 1)
         module = source("repair", difficulty).task(index)
         assert content(module).count("def ") == difficulty
-        assert content(source("trace", difficulty).task(index)).count(" = ") == difficulty + 1
+        assert content(source("trace", difficulty).task(index)).count(" = ") == difficulty

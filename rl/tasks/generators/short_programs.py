@@ -14,7 +14,7 @@ _VARIABLES: Final = "abcd"
 _OPERATORS: Final = ("+", "-")
 _MOST: Final = 12
 _COPIES: Final = 0.5
-"""Share of assignments at difficulty 1 that only copy."""
+"""Share of assignments at difficulty 2 that only copy."""
 _TWO_VARIABLES: Final = 0.6
 """Share of assignments above it that take two variables; the others take one and a small number."""
 _MARKED: Final = f"def f(a, b):{START_MARK}"
@@ -57,7 +57,7 @@ class Program:
 
 
 class ShortPrograms:
-    """Difficulty d has d + 1 assignments; from 2 on they take two variables, from 3 on one may stand under an `if`."""
+    """Difficulty d has d assignments; from 3 on they take two variables, from 4 on one may stand under an `if`."""
 
     domain = "trace"
     verifier = "trace"
@@ -70,7 +70,7 @@ class ShortPrograms:
             program = _program(chance, difficulty)
             frames = trace(program.source, "f", program.arguments)
             values = [int(value) for frame in frames for value in frame.local.values()]
-            if all(0 <= value <= _MOST * difficulty for value in values):
+            if all(0 <= value <= _MOST * max(1, difficulty - 1) for value in values):
                 break
         text = f"{program.source}\nf{program.arguments}"
         return Problem(text, (Message("user", text),), {"frames": render(frames)}, plan=program)
@@ -95,12 +95,12 @@ class ShortPrograms:
 def _program(chance: Random, difficulty: int) -> Program:
     known = ["a", "b"]
     body: list[Assignment] = []
-    guarded = chance.randrange(1, difficulty + 1) if difficulty > 2 and chance.random() < 0.5 else None
-    for place in range(difficulty + 1):
+    guarded = chance.randrange(1, difficulty) if difficulty > 3 and chance.random() < 0.5 else None
+    for place in range(difficulty):
         left, operator, right = chance.choice(known), chance.choice(_OPERATORS), str(chance.randint(1, 2))
-        if difficulty == 1 and chance.random() < _COPIES:
+        if difficulty == 2 and chance.random() < _COPIES:
             operator, right = "+", "0"
-        elif difficulty > 1 and chance.random() < _TWO_VARIABLES:
+        elif difficulty > 2 and chance.random() < _TWO_VARIABLES:
             right = chance.choice(known)
         guard = None
         target = chance.choice(_VARIABLES[: len(known) + 1])
