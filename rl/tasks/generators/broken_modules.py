@@ -134,7 +134,7 @@ class BrokenModules:
         plan, cases = problem.plan
         yield from problem.messages
         file = f"{plan.module}.py"
-        left = Left(_TURNS, 700)
+        tokens = chance.randint(600, 700)
         failing = [f"{call} is {got}, not {want}" for call, want in cases if (got := _broken_value(plan, call)) != want]
         seen = "\n".join([plan.text.rstrip("\n"), failing[0], "exit code 1"])
         place = slip(chance, plan.place, range(len(plan.functions)), mistakes)
@@ -154,7 +154,8 @@ class BrokenModules:
         )
         for turn, (tool, content, said) in enumerate(steps, start=1):
             yield Message("assistant", f"<tool: {tool}>\n{content}\n</tool>")
-            yield Message(f"tool: {tool}", answer(said, Left(left.turns - turn, left.tokens - 80 * turn)))
+            tokens -= chance.randint(40, 140)  # any number a run may show: one never seen threw the policy off
+            yield Message(f"tool: {tool}", answer(said, Left(_TURNS - turn, tokens)))
         yield Message("assistant", "Done.")
 
 

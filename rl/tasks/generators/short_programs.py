@@ -14,7 +14,7 @@ _VARIABLES: Final = "abcd"
 _OPERATORS: Final = ("+", "-")
 _MOST: Final = 12
 _COPIES: Final = 0.5
-"""Share of assignments at difficulty 2 that only copy."""
+"""Share of assignments up to difficulty 2 that only copy."""
 _TWO_VARIABLES: Final = 0.6
 """Share of assignments above it that take two variables; the others take one and a small number."""
 _MARKED: Final = f"def f(a, b):{START_MARK}"
@@ -98,7 +98,7 @@ def _program(chance: Random, difficulty: int) -> Program:
     guarded = chance.randrange(1, difficulty) if difficulty > 3 and chance.random() < 0.5 else None
     for place in range(difficulty):
         left, operator, right = chance.choice(known), chance.choice(_OPERATORS), str(chance.randint(1, 2))
-        if difficulty == 2 and chance.random() < _COPIES:
+        if difficulty <= 2 and chance.random() < _COPIES:
             operator, right = "+", "0"
         elif difficulty > 2 and chance.random() < _TWO_VARIABLES:
             right = chance.choice(known)
