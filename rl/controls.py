@@ -8,6 +8,7 @@ from typing import Any
 
 from rl import closing
 from rl.config import Config, ConfigError, changed
+from rollout_workers.weights import replacing
 
 CONTROLS: Mapping[str, str] = {"lr 0": "learner.lr=0", "shuffled rewards": "algorithm.shuffle_rewards=true"}
 """Name -> the setting that takes the learning out."""
@@ -35,7 +36,8 @@ def run_controls(config: Config, execute: Execute) -> str | None:
     for directory in directories:
         path = directory / "report.json"
         report = json.loads(path.read_text()) | {"controls": found}
-        path.write_text(json.dumps(report, indent=2) + "\n")
+        with replacing(path) as whole:
+            whole.write_text(json.dumps(report, indent=2) + "\n")
         closing.close(directory, report)
     return in_words(found)
 

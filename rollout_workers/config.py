@@ -17,6 +17,9 @@ class SandboxConfig(BaseModel):
     )
     image: str = Field("cwm-rl-base:local", description="Docker image of tasks that name none; needs python3.")
     runtime: str | None = Field(None, description='Docker runtime, e.g. "runsc" for gVisor.')
+    warm: int = Field(
+        0, ge=0, description="Sandboxes each worker keeps ready; pays where a start takes long, as with docker."
+    )
 
 
 class RolloutConfig(BaseModel):

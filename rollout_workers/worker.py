@@ -12,11 +12,13 @@ from rollout_workers.config import RolloutConfig
 from rollout_workers.engine import Engine, EngineError, Greedy
 from rollout_workers.episode import run_episode
 from rollout_workers.renderer import Renderer
+from rollout_workers.sandbox.pool import Pool
 from rollout_workers.sandbox.select import choose
 from rollout_workers.trajectory import Episode, EpisodeKey, Failed
 from rollout_workers.weights import WeightsError, WeightsRef
 from verifiers.combine import Combined
 from verifiers.runner import Grader
+from verifiers.sandbox import Sandboxes
 from verifiers.task import Task
 from verifiers.verdict import Verdict
 
@@ -65,9 +67,12 @@ class RolloutWorker:
         """
         setup, config = self._setup, self._setup.config
         self._renderer = Renderer.load(setup.model, reasoning=config.reasoning)
-        self._sandboxes, chosen = await choose(
+        backend, chosen = await choose(
             config.sandbox.backend, image=config.sandbox.image, runtime=config.sandbox.runtime, run=setup.run
         )
+        self._sandboxes: Sandboxes = backend
+        if config.sandbox.warm:
+            self._sandboxes = await self._stack.enter_async_context(Pool(backend, config.sandbox.warm))
         for name, weights in setup.recipes.items():
             grader = Grader(Combined(weights), self._sandboxes, seconds=config.grading_seconds)
             self._graders[name] = await self._stack.enter_async_context(grader)

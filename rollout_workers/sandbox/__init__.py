@@ -6,6 +6,8 @@ box.py         the `Sandbox` that callers see: agent + channel + what the walls 
 filter.py      the system calls that commands may not make
 cgroup.py      memory and process limits over all processes together
 bubblewrap.py  walls of namespaces on this host
+template.py    what bubblewrap starts once, and every sandbox behind such walls is a fork of
 docker.py      walls of a container engine
+pool.py        some of them kept ready
 select.py      takes the strongest that works
 """

@@ -15,6 +15,7 @@ from rollout_workers.sandbox.channel import Channel, ChannelClosedError, Channel
 from verifiers.sandbox import ExecResult, SandboxError, SandboxKilled, SandboxSpec, SandboxUnavailable
 
 START_SECONDS: Final = 30.0
+PING_SECONDS: Final = 2.0
 GRACE_SECONDS: Final = 15.0
 """How much later than a command's own timeout the host gives up on the agent; more than its sweep takes."""
 MAX_SECONDS: Final = 86_400.0
@@ -82,10 +83,28 @@ class Box:
         request = {"op": "begin", "uid": uid, "limits": rlimits(spec, memory)}
         try:
             await box._call(request, seccomp.program(), reply_limit=0, timeout=START_SECONDS)
-            await box._write(spec.files)
         except SandboxKilled as error:  # no command has run yet: whatever it was, it was not theirs
             raise SandboxUnavailable(f"the sandbox did not start: {error}") from error
+        await box.fill(spec.files)
         return box
+
+    async def alive(self) -> bool:
+        """Whether the agent answers. Does not raise."""
+        try:
+            async with self._lock:
+                await self._call({"op": "ping"}, reply_limit=0, timeout=PING_SECONDS)
+        except (SandboxUnavailable, SandboxKilled):
+            return False
+        return True
+
+    async def fill(self, files: Mapping[str, bytes]) -> None:
+        """Put files in place before any command ran. Raises SandboxUnavailable, ValueError for files that cannot be."""
+        try:
+            async with self._lock:
+                if files:
+                    await self._write(files)
+        except SandboxKilled as error:
+            raise SandboxUnavailable(f"the sandbox did not start: {error}") from error
 
     async def exec(
         self,

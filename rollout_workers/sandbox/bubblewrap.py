@@ -33,10 +33,12 @@ from rollout_workers.sandbox.agent import ERROR_LIMIT
 from rollout_workers.sandbox.box import ADDRESS_SPACE, DEFAULT, START_SECONDS, Box, Disk, Probe, check, own_uid
 from rollout_workers.sandbox.cgroup import Cgroup, Cgroups, find
 from rollout_workers.sandbox.channel import MARSHAL_VERSION, Channel, finish
-from verifiers.sandbox import Sandbox, SandboxError, SandboxSpec, SandboxUnavailable
+from verifiers.sandbox import SandboxError, SandboxSpec, SandboxUnavailable
 
 SYSTEM_PYTHON: Final = "/usr/bin/python3"
 INSTALL: Final = "install bubblewrap 0.6 or later (Debian, Ubuntu: apt-get install bubblewrap)"
+ORDER_SECONDS: Final = 5.0
+"""How long a template may leave its orders lying, some hundred of them, before the next is refused."""
 HANG_UP_SECONDS: Final = 2.0
 KILL_SECONDS: Final = 10.0
 READY: Final = b"\0"
@@ -66,7 +68,7 @@ class Bubblewrap:
     cgroups: Cgroups | None = None
 
     @asynccontextmanager
-    async def open(self, spec: SandboxSpec = DEFAULT) -> AsyncIterator[Sandbox]:
+    async def open(self, spec: SandboxSpec = DEFAULT) -> AsyncIterator[Box]:
         """See `verifiers.sandbox.Sandboxes.open`. Raises ValueError for a spec that cannot be."""
         check(spec)
         if spec.image is not None:
@@ -132,6 +134,7 @@ class Template:
         with contextlib.ExitStack() as undo:
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.enter_context(self._control)
+            self._control.settimeout(ORDER_SECONDS)
             with theirs, _files() as files:
                 self._process = subprocess.Popen(
                     [executable, *_arguments(files)],
@@ -184,7 +187,7 @@ class Namespaces:
             if not await _readable(self.socket.fileno(), START_SECONDS):
                 self.template.end()  # whatever holds it up; the next sandbox has another
                 raise SandboxUnavailable(f"no sandbox within {START_SECONDS:g} s")
-            said, descriptors, _, _ = socket.recv_fds(self.socket, ERROR_LIMIT, 1)
+            said, descriptors, _, _ = socket.recv_fds(self.socket, ERROR_LIMIT, 1, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
             raise SandboxUnavailable(f"the sandbox did not start: {error}") from error
         if said != READY or not descriptors:

@@ -31,7 +31,7 @@ from rollout_workers.sandbox.box import (
     own_uid,
 )
 from rollout_workers.sandbox.channel import Channel, ChannelNonsenseError, finish
-from verifiers.sandbox import Sandbox, SandboxError, SandboxSpec, SandboxUnavailable
+from verifiers.sandbox import SandboxError, SandboxSpec, SandboxUnavailable
 
 BASE_IMAGE: Final = "cwm-rl-base:local"
 INSTALL: Final = "install and start a container engine (Debian, Ubuntu: apt-get install docker.io)"
@@ -64,7 +64,7 @@ class Docker:
     """No container is meant to live longer; `sweep` removes it then, whoever owns it."""
 
     @asynccontextmanager
-    async def open(self, spec: SandboxSpec = DEFAULT) -> AsyncIterator[Sandbox]:
+    async def open(self, spec: SandboxSpec = DEFAULT) -> AsyncIterator[Box]:
         """See `verifiers.sandbox.Sandboxes.open`. Raises ValueError for a spec that cannot be."""
         check(spec)
         uid = own_uid()

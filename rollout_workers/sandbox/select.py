@@ -3,7 +3,9 @@
 from typing import Literal
 
 from rollout_workers.sandbox import bubblewrap, docker
-from verifiers.sandbox import Sandboxes, SandboxUnavailable
+from rollout_workers.sandbox.bubblewrap import Bubblewrap
+from rollout_workers.sandbox.docker import Docker
+from verifiers.sandbox import SandboxUnavailable
 
 Backend = Literal["auto", "bubblewrap", "docker"]
 
@@ -15,7 +17,7 @@ async def choose(
     runtime: str | None = None,
     cpus: float = 1.0,
     run: str = "",
-) -> tuple[Sandboxes, str]:
+) -> tuple[Docker | Bubblewrap, str]:
     """A back end proven to work, and a sentence on what was taken and why others were not.
 
     `image`, `runtime`, `cpus` and `run` are for docker alone; see `docker.Docker`. Raises SandboxUnavailable, with

@@ -8,13 +8,14 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import psutil
 import pytest
 import pytest_asyncio
 
 from rollout_workers.sandbox import bubblewrap, docker
+from rollout_workers.sandbox.pool import Backend, Pool
 from rollout_workers.sandbox.select import choose
 from verifiers.sandbox import Sandboxes, SandboxKilled, SandboxSpec, SandboxUnavailable
 
@@ -239,6 +240,15 @@ async def test_a_frozen_sandbox_is_removed_by_force(sandboxes: Sandboxes) -> Non
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await box.exec(["true"])
+    assert leftovers(sandboxes) == []
+
+
+async def test_a_pool_hands_out_clean_sandboxes_and_leaves_none(sandboxes: Sandboxes) -> None:
+    async with Pool(cast(Backend, sandboxes), 2) as pool:
+        for number in range(4):
+            async with pool.open(SandboxSpec(files={"given": b"%d" % number})) as box:
+                said = await box.exec("ls -A; cat given; echo mine > left; ls /tmp; hostname >/tmp/left", timeout=20)
+                assert said.stdout == b"given\n%d" % number
     assert leftovers(sandboxes) == []
 
 
