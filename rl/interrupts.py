@@ -85,14 +85,17 @@ def _handling(handler: Callable[..., None]) -> Iterator[dict[signal.Signals, Any
 
 def _tell(text: str) -> None:
     """To standard error, past its buffer: a signal may have come while that was being written to."""
-    os.write(2, f"{text}\n".encode())
+    with suppress(OSError):  # whoever read it may have ended by the same Ctrl-C
+        os.write(2, f"{text}\n".encode())
 
 
 def _end_now(advice: str) -> None:
     """End everything below, except a watchdog, which cleans up behind us and then ends by itself."""
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if watchdog.__file__ not in child.cmdline():
-                child.kill()
-    _tell(advice)
-    os._exit(EXIT_CODE)
+    try:
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if watchdog.__file__ not in child.cmdline():
+                    child.kill()
+        _tell(advice)
+    finally:
+        os._exit(EXIT_CODE)

@@ -130,7 +130,7 @@ class Template:
         return known
 
     def __init__(self, executable: str) -> None:
-        self._executable, self._owner = executable, os.getpid()
+        self._executable, self._owner, self._uid = executable, os.getpid(), os.geteuid()
         with contextlib.ExitStack() as undo:
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.enter_context(self._control)
@@ -151,8 +151,9 @@ class Template:
         """End it now, and its sandboxes with it."""
 
     def serves(self, executable: str) -> bool:
-        """Whether it lives, belongs to this process, not to one that this was forked from, and is `executable`'s."""
-        return self._executable == executable and self._owner == os.getpid() and self._process.poll() is None
+        """Whether it lives, and was started with `executable` by this process as the user it still is."""
+        ours = (self._executable, self._owner, self._uid) == (executable, os.getpid(), os.geteuid())
+        return ours and self._process.poll() is None
 
     def order(self, what: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         """Have a sandbox made. Raises OSError."""
@@ -161,6 +162,8 @@ class Template:
     def complaint(self) -> str:
         """What bwrap, the template or a dying agent said, for people."""
         assert self._process.stderr is not None  # noqa: S101 - asked for above
+        if self._process.stderr.closed:  # another caller has ended it
+            return ""
         os.set_blocking(self._process.stderr.fileno(), False)
         return (self._process.stderr.read(4096) or b"").decode(errors="replace").strip()
 
@@ -169,7 +172,8 @@ def _end(control: socket.socket, process: "subprocess.Popen[bytes]", owner: int)
     """Kill bwrap, which takes the template along, and that its sandboxes."""
     control.close()
     if owner == os.getpid():
-        with process:  # reaps it and closes its pipe
+        # Reaped, and its pipe closed. Where we may not kill it any more, hanging up does.
+        with process, contextlib.suppress(PermissionError):
             process.kill()
 
 
@@ -283,21 +287,26 @@ def _files() -> Iterator[dict[str, int]]:
 
 def _disks(disk: Disk, uid: int | None) -> list[tuple[str, str]]:
     """Mount points of a sandbox's own file systems, and their options."""
-    owner = os.geteuid() if uid is None else uid
+    owner, group = _ids(uid)
     return [
         ("/dev/shm", f"size={disk.shm},mode=1777"),  # noqa: S108
         ("/tmp", f"size={disk.tmp},mode=1777"),  # noqa: S108
-        ("/work", f"size={disk.work},mode=0755,uid={owner},gid={owner}"),
+        ("/work", f"size={disk.work},mode=0755,uid={owner},gid={group}"),
     ]
 
 
 def _names(uid: int | None) -> dict[str, bytes]:
     """The files of /etc that say who the commands' user is."""
-    number = os.geteuid() if uid is None else uid
+    owner, group = _ids(uid)
     return {
-        "passwd": f"root:x:0:0:root:/:/bin/false\nsandbox:x:{number}:{number}:sandbox:/tmp:/bin/sh\n".encode(),
-        "group": f"root:x:0:\nsandbox:x:{number}:\n".encode(),
+        "passwd": f"root:x:0:0:root:/:/bin/false\nsandbox:x:{owner}:{group}:sandbox:/tmp:/bin/sh\n".encode(),
+        "group": f"root:x:0:\nsandbox:x:{group}:\n".encode(),
     }
+
+
+def _ids(uid: int | None) -> tuple[int, int]:
+    """The commands' user and group: our own where they have none to themselves."""
+    return (os.geteuid(), os.getegid()) if uid is None else (uid, uid)
 
 
 def _arguments(files: dict[str, int]) -> list[str]:

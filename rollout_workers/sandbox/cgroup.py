@@ -70,7 +70,7 @@ class Cgroups:
 
     def create(self, *, memory_bytes: int, pids: int) -> Cgroup:
         """A fresh group with its limits set, swap included. Raises OSError."""
-        name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
+        name = f"{PREFIX}{os.getpid()}-{_pid_namespace()}-{next(_numbers)}"
         group = Cgroup(self.memory / name, self.pids / name)
         for path in group.paths:
             path.mkdir()
@@ -89,12 +89,14 @@ class Cgroups:
 
     def sweep(self) -> None:
         """End and remove what a killed owner left behind. Blocks, for a moment if there is anything."""
-        groups = [path for parent in {self.memory, self.pids} for path in parent.glob(f"{PREFIX}*-*")]
-        orphans = [path for path in groups if not Path("/proc", path.name.split("-")[-2]).exists()]
+        mark = f"{PREFIX}*-{_pid_namespace()}-*"  # what an owner's process id means elsewhere is not ours to say
+        groups = [path for parent in {self.memory, self.pids} for path in parent.glob(mark)]
+        orphans = [path for path in groups if not Path("/proc", path.name.split("-")[-3]).exists()]
         for path in orphans:
             with suppress(OSError):
-                for pid in (path / "cgroup.procs").read_text().split():
-                    os.kill(int(pid), signal.SIGKILL)
+                for pid in map(int, (path / "cgroup.procs").read_text().split()):
+                    if pid > 0:  # 0 stands for what this namespace cannot see
+                        os.kill(pid, signal.SIGKILL)
         _wait_removed(orphans, SWEEP_SECONDS)
 
 
@@ -147,6 +149,11 @@ def _try(place: Cgroups) -> str | None:
     run = subprocess.run(group.joined(["/bin/true"]), capture_output=True, timeout=10, check=False)
     _wait_removed(group.paths, SWEEP_SECONDS)
     return None if run.returncode == 0 else f"no process of ours can be moved to {place.memory}"
+
+
+def _pid_namespace() -> int:
+    """Where process ids mean what they mean here."""
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def _wait_removed(groups: Iterable[Path], seconds: float) -> None:

@@ -84,6 +84,7 @@ class Shelf:
         self.waiting: deque[asyncio.Future[Kept]] = deque()
         self.starting = 0
         self.asked = time.monotonic()
+        self.breaker = Breaker()
 
     @property
     def spare(self) -> int:
@@ -111,7 +112,7 @@ class Pool:
     def __init__(self, backend: Backend, size: int, *, starts: int = 4) -> None:
         self._backend, self._size = backend, size
         self._starts = asyncio.Semaphore(starts)
-        self._breaker = Breaker()
+        self._closed = False
         self._shelves: dict[Profile, Shelf] = {}
         """The one asked for last stands last."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -120,6 +121,10 @@ class Pool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closed = True
+        await finish(self._close())
+
+    async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -140,13 +145,15 @@ class Pool:
             await finish(kept.end.aclose())
 
     async def _take(self, spec: SandboxSpec) -> Kept:
+        if self._closed:
+            raise SandboxUnavailable("the pool of sandboxes is closed")
         profile = _profile(spec)
         shelf = self._shelves.pop(profile) if profile in self._shelves else Shelf(spec)
         self._shelves[profile], shelf.asked = shelf, time.monotonic()
         try:
             while shelf.kept:
                 kept = shelf.kept.popleft()
-                if time.monotonic() - kept.since < MAX_AGE and await kept.box.alive():
+                if time.monotonic() - kept.since < MAX_AGE and await _lives(kept):
                     return kept
                 await _destroy(kept)
         finally:
@@ -165,6 +172,8 @@ class Pool:
 
     def _replenish(self, shelf: Shelf) -> None:
         """Start what is waited for, and what there is room for or another shelf yields to."""
+        if self._closed:
+            return
         for other in self._shelves.values():
             if other is not shelf and time.monotonic() - other.asked > IDLE:
                 while self._gives_up(other):
@@ -187,18 +196,19 @@ class Pool:
         """Start one and hand it to who waits, or keep it; the same with what went wrong."""
         try:
             async with self._starts:
-                await self._breaker.passage()
+                await shelf.breaker.passage()
                 async with AsyncExitStack() as stack:
                     box = await stack.enter_async_context(self._backend.open(shelf.spec))
                     kept = Kept(box, stack.pop_all(), time.monotonic())
         except Exception as error:
-            self._breaker.failed()
-            if (waiting := shelf.next_waiting()) is not None:
+            shelf.breaker.failed()
+            enough = shelf.starting > len(shelf.waiting)
+            if not enough and (waiting := shelf.next_waiting()) is not None:
                 waiting.set_exception(error)
             elif not isinstance(error, SandboxUnavailable):
                 raise
         else:
-            self._breaker.worked()
+            shelf.breaker.worked()
             if (waiting := shelf.next_waiting()) is not None:
                 waiting.set_result(kept)
             else:
@@ -210,6 +220,14 @@ class Pool:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _lives(kept: Kept) -> bool:
+    try:
+        return await kept.box.alive()
+    except asyncio.CancelledError:
+        await _destroy(kept)
+        raise
 
 
 async def _destroy(kept: Kept) -> None:

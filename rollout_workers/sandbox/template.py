@@ -34,6 +34,7 @@ READY = b"\0"
 ORDER_LIMIT = 1 << 16
 DESCRIPTORS = 8
 NAMESPACES = 0x6E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,PID,NET}
+NEW_USER = 0x10000000  # CLONE_NEWUSER
 NOSUID, NODEV, NOEXEC, READ_ONLY = 2, 4, 8, 1
 REMOUNT, BIND, PRIVATE = 0x20, 0x1000, 0x4000 | 1 << 18
 COVERED = ("sys", "sysrq-trigger", "irq", "bus")
@@ -48,13 +49,17 @@ AGENT_KEEPS = (5, 6, 7)  # CAP_KILL, CAP_SETGID, CAP_SETUID
 def main() -> NoReturn:
     """Make sandboxes until the host hangs up."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    os.set_blocking(2, False)  # nobody need read what a dying agent says
     control = socket.socket(fileno=0)
     while True:
         order, descriptors, _, _ = socket.recv_fds(control, ORDER_LIMIT, DESCRIPTORS)
         if not order:
             os._exit(0)
-        if os.fork() == 0:
-            be_born(marshal.loads(order), descriptors)  # noqa: S302 - the host's word
+        try:
+            if os.fork() == 0:
+                be_born(marshal.loads(order), descriptors)  # noqa: S302 - the host's word
+        except OSError as error:
+            refuse(descriptors[0], error)
         for one in descriptors:
             os.close(one)
 
@@ -62,13 +67,13 @@ def main() -> NoReturn:
 def be_born(order: dict[str, Any], descriptors: list[int]) -> NoReturn:
     """Become the sandbox that was ordered. `descriptors`: its end of the channel, then its groups' cgroup.procs."""
     channel, *groups = descriptors
-    os.dup2(channel, agent.HOST_IN)
-    os.dup2(channel, agent.HOST_OUT)
     try:
+        os.dup2(channel, agent.HOST_IN)
+        os.dup2(channel, agent.HOST_OUT)
         for group in groups:
             os.write(group, b"0")
         os.closerange(3, 1024)
-        agent.must(agent.libc.unshare(NAMESPACES), "unshare")
+        enter()
         if os.fork():
             os._exit(0)
         os.setsid()
@@ -76,10 +81,35 @@ def be_born(order: dict[str, Any], descriptors: list[int]) -> NoReturn:
         shed()
         with socket.socket(fileno=os.dup(agent.HOST_OUT)) as answer:
             socket.send_fds(answer, [READY], [os.pidfd_open(os.getpid())])
-    except OSError as error:
-        os.write(agent.HOST_OUT, str(error).encode()[: agent.ERROR_LIMIT])
+    except BaseException as error:  # noqa: BLE001 - as below
+        refuse(agent.HOST_OUT, error)
         os._exit(1)
-    agent.main()
+    try:
+        agent.main()
+    except BaseException:  # noqa: BLE001 - this process is no template any more: it never goes back to the loop
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+def refuse(channel: int, error: BaseException) -> None:
+    """Say why there is no sandbox, if anybody still listens."""
+    try:
+        os.write(channel, f"{type(error).__name__}: {error}".encode()[: agent.ERROR_LIMIT])
+    except OSError:
+        pass
+
+
+def enter() -> None:
+    """Namespaces of its own; without root a user namespace too, in which alone its processes count. Raises OSError."""
+    uid, gid = os.getuid(), os.getgid()
+    if uid == 0:
+        agent.must(agent.libc.unshare(NAMESPACES), "unshare")
+        return
+    agent.must(agent.libc.unshare(NAMESPACES | NEW_USER), "unshare")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
 
 
 def furnish(disks: list[tuple[str, str]], names: dict[str, bytes]) -> None:

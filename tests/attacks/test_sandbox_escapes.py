@@ -261,11 +261,10 @@ async def test_hang_with_closed_streams(sandboxes: Sandboxes) -> None:
 
 UNPRIVILEGED = """
 import asyncio, os
-from rollout_workers.sandbox import box, bubblewrap
-box.agent_source()
-asyncio.run(asyncio.to_thread(int))  # imports what it needs while it still may
+from rollout_workers.sandbox import bubblewrap
+asyncio.run(bubblewrap.probe())  # reads and imports what it needs while it still may
 os.setgroups([])
-os.setresgid(65534, 65534, 65534)
+os.setresgid(100, 100, 100)
 os.setresuid(65534, 65534, 65534)
 
 async def main():
@@ -273,9 +272,12 @@ async def main():
     if backend is None:
         print("skip", probe.why)
         return
-    async with backend.open() as sandbox:
+    async with backend.open() as sandbox, backend.open() as other:
         await sandbox.exec("kill -9 1; kill -STOP 1; echo forged > /proc/1/fd/1")
-        await sandbox.exec("bomb() { bomb | bomb & }; bomb; sleep 9", timeout=1)
+        bomb = asyncio.create_task(sandbox.exec("bomb() { bomb | bomb & }; bomb; sleep 9", timeout=2))
+        await asyncio.sleep(1)
+        print("beside", (await other.exec("id -u | cat; id -g | cat")).stdout)
+        await bomb
         result = await sandbox.exec("cat /proc/1/fd/1 /proc/1/mem; touch /x /dev/x; grep CapBnd /proc/self/status")
         print("ran", result.stdout)
 
@@ -289,4 +291,4 @@ def test_the_agent_cannot_be_reached_when_the_host_process_is_not_root() -> None
     run = subprocess.run([sys.executable, "-c", UNPRIVILEGED], cwd=ROOT, capture_output=True, timeout=60, text=True)
     if run.stdout.startswith("skip"):
         pytest.skip(run.stdout)
-    assert run.stdout == "ran b'CapBnd:\\t0000000000000000\\n'\n", run.stderr
+    assert run.stdout == "beside b'65534\\n100\\n'\nran b'CapBnd:\\t0000000000000000\\n'\n", run.stderr
