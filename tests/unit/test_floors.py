@@ -26,7 +26,7 @@ ABOVE = {
     "rl": set(),
 }
 UNPICKLERS = {"pickle", "cloudpickle", "dill", "shelve", "joblib"}
-INSIDE = ("rollout_workers/sandbox/agent.py", "verifiers/_candidate.py")
+INSIDE = ("rollout_workers/sandbox/agent.py", "rollout_workers/sandbox/template.py", "verifiers/_candidate.py")
 """What runs in sandboxes. It believes the host, and so may read what that has marshalled; the host never does."""
 
 PATHS_OF_A_MACHINE = re.compile(r"(?<![\w.~-])/(?:home|Users|opt|root|mnt|srv)/\w")

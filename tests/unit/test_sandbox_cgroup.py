@@ -1,5 +1,7 @@
 """Limits and counters of both versions of control groups, on plain files in their place."""
 
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,11 +31,15 @@ def test_groups_never_share_a_name(tmp_path: Path) -> None:
     assert len({parent.create(memory_bytes=1, pids=1).memory for _ in range(20)}) == 20
 
 
-def test_sweeping_takes_empty_groups_of_the_dead_alone(tmp_path: Path) -> None:
+def test_sweeping_takes_groups_of_the_dead_alone_and_of_no_other_pid_namespace(tmp_path: Path) -> None:
     parent = Cgroups(2, tmp_path, tmp_path)
     ours = parent.create(memory_bytes=1, pids=1).memory
-    (tmp_path / "cwm-rl-999999999-0").mkdir()
-    (tmp_path / "cwm-rl-999999999-1" / "busy").mkdir(parents=True)
-    (tmp_path / "another").mkdir()
-    parent.sweep()
-    assert {path.name for path in tmp_path.iterdir()} == {"another", "cwm-rl-999999999-1", ours.name}
+    here = ours.name.split("-")[-2]
+    dead, busy, elsewhere = (f"cwm-rl-999999999-{rest}" for rest in (f"{here}-0", f"{here}-1", "1-0"))
+    for name in (dead, busy, elsewhere, "another"):
+        (tmp_path / name).mkdir()
+    with subprocess.Popen(["sleep", "60"]) as left_behind:
+        (tmp_path / busy / "cgroup.procs").write_text(f"0\n{left_behind.pid}\n")  # 0: not to be seen from here
+        parent.sweep()
+        assert left_behind.wait(5) == -signal.SIGKILL
+    assert {path.name for path in tmp_path.iterdir()} == {"another", busy, elsewhere, ours.name}
