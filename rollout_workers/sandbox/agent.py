@@ -35,6 +35,10 @@ FRAME = struct.Struct("!II")
 REPLY = struct.Struct("!IIIhB")  # length of the body, number of the request, how much of it is stdout, status, flags
 TIMED_OUT, TRUNCATED, OOM, FAILED = 1, 2, 4, 8
 ERROR_LIMIT = 1000
+READY = b"\0"
+"""What a fork of the template says before it is an agent; see `template`."""
+KEPT = (5, 6, 7)
+"""CAP_KILL, CAP_SETGID, CAP_SETUID: what an agent that is root keeps."""
 HOST_IN, HOST_OUT = 0, 1
 WORK = "/work"
 CHUNK = 1 << 18
@@ -92,7 +96,7 @@ def harden(program: bytes) -> None:
     """Give up for good what neither the agent nor its children need; `program` is a seccomp filter in BPF."""
     must(libc.prctl(4, 0, 0, 0, 0), "PR_SET_DUMPABLE")  # /proc/1 belongs to root, and nobody may trace us
     must(libc.prctl(38, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
-    keep = (1 << 5 | 1 << 6 | 1 << 7) if os.getuid() == 0 else 0  # CAP_KILL, CAP_SETGID, CAP_SETUID
+    keep = sum(1 << capability for capability in KEPT) if os.getuid() == 0 else 0
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     sets = (ctypes.c_uint32 * 6)(keep, keep, 0, 0, 0, 0)
     must(libc.capset(header, sets), "capset")

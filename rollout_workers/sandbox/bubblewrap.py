@@ -1,4 +1,4 @@
-"""Walls of Linux namespaces on this host: nothing of it but a read-only /usr. bubblewrap builds them once a process.
+"""Walls of Linux namespaces on this host: nothing of it but a read-only /usr. bubblewrap builds them once a thread.
 
     host --socket--> bwrap -> template (process 1 in there) --fork--> agent (process 1 of a sandbox, walls of its own)
       `-------------------------- channel, handed on to ------------------^
@@ -6,7 +6,7 @@
 Both come as bytecode, compiled once by the interpreter that will run them.
 
 Started as root, the agent stays root with CAP_SETUID, CAP_SETGID and CAP_KILL alone, and commands run under a uid that
-no other sandbox has. Started as somebody else, everything shares the one uid of a user namespace, and the agent is
+no other sandbox has. Started as somebody else, a sandbox has one uid, in a user namespace of its own, and the agent is
 guarded by being process 1, undumpable, and by the system call filter.
 """
 
@@ -29,7 +29,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from rollout_workers.sandbox.agent import ERROR_LIMIT
+from rollout_workers.sandbox.agent import ERROR_LIMIT, READY
 from rollout_workers.sandbox.box import ADDRESS_SPACE, DEFAULT, START_SECONDS, Box, Disk, Probe, check, own_uid
 from rollout_workers.sandbox.cgroup import Cgroup, Cgroups, find
 from rollout_workers.sandbox.channel import MARSHAL_VERSION, Channel, finish
@@ -41,8 +41,6 @@ ORDER_SECONDS: Final = 5.0
 """How long a template may leave its orders lying, some hundred of them, before the next is refused."""
 HANG_UP_SECONDS: Final = 2.0
 KILL_SECONDS: Final = 10.0
-READY: Final = b"\0"
-"""As in template.py, which this side does not import."""
 CAPABILITIES: Final = (
     *("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SETPCAP"),  # the template's: namespaces, loopback, giving up the others
     *("CAP_SETUID", "CAP_SETGID", "CAP_KILL"),  # the agents'
@@ -172,9 +170,12 @@ def _end(control: socket.socket, process: "subprocess.Popen[bytes]", owner: int)
     """Kill bwrap, which takes the template along, and that its sandboxes."""
     control.close()
     if owner == os.getpid():
-        # Reaped, and its pipe closed. Where we may not kill it any more, hanging up does.
-        with process, contextlib.suppress(PermissionError):
+        with contextlib.suppress(PermissionError):  # no longer its user: hanging up ends it
             process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILL_SECONDS)
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 class Namespaces:

@@ -22,6 +22,8 @@ FAILURES: Final = 3
 """Starts that fail in a row before the next ones have to wait."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 
+CLOSED: Final = "the pool of sandboxes is closed"
+
 Profile = tuple[str | None, int, int, float, int]
 
 
@@ -128,8 +130,9 @@ class Pool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for coming in [coming for shelf in self._shelves.values() for coming in shelf.waiting]:
-            coming.cancel()
+        for shelf in self._shelves.values():
+            while (coming := shelf.next_waiting()) is not None:
+                coming.set_exception(SandboxUnavailable(CLOSED))
         await asyncio.gather(*(_destroy(kept) for shelf in self._shelves.values() for kept in shelf.kept))
         self._shelves.clear()
 
@@ -146,7 +149,7 @@ class Pool:
 
     async def _take(self, spec: SandboxSpec) -> Kept:
         if self._closed:
-            raise SandboxUnavailable("the pool of sandboxes is closed")
+            raise SandboxUnavailable(CLOSED)
         profile = _profile(spec)
         shelf = self._shelves.pop(profile) if profile in self._shelves else Shelf(spec)
         self._shelves[profile], shelf.asked = shelf, time.monotonic()
@@ -195,11 +198,10 @@ class Pool:
     async def _start(self, shelf: Shelf) -> None:
         """Start one and hand it to who waits, or keep it; the same with what went wrong."""
         try:
-            async with self._starts:
-                await shelf.breaker.passage()
-                async with AsyncExitStack() as stack:
-                    box = await stack.enter_async_context(self._backend.open(shelf.spec))
-                    kept = Kept(box, stack.pop_all(), time.monotonic())
+            await shelf.breaker.passage()  # outside: other limits may start meanwhile
+            async with self._starts, AsyncExitStack() as stack:
+                box = await stack.enter_async_context(self._backend.open(shelf.spec))
+                kept = Kept(box, stack.pop_all(), time.monotonic())
         except Exception as error:
             shelf.breaker.failed()
             enough = shelf.starting > len(shelf.waiting)

@@ -3,7 +3,7 @@
     host --datagram: what is asked for + descriptors--> template -> fork: joins the control group, unshares
          -> fork: process 1 of a new pid namespace, furnishes it, sheds privileges, answers -> becomes the agent
 
-A fork starts in a tenth of the time that bubblewrap and an interpreter take. The template runs nothing of anybody's,
+An interpreter and its imports start once, not for every sandbox. The template runs nothing of anybody's,
 cannot be seen from the sandboxes, and takes all of them along when it ends: as soon as the host hangs up or dies.
 Standard library only, Python 3.9 or later. What is asked for is the host's word, marshalled.
 """
@@ -29,8 +29,6 @@ else:
     sys.path.append("/")  # where it lies beside this file
     import agent
 
-READY = b"\0"
-"""The answer of a sandbox that is ready, with its pidfd; anything else is what went wrong, as text."""
 ORDER_LIMIT = 1 << 16
 DESCRIPTORS = 8
 NAMESPACES = 0x6E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,PID,NET}
@@ -43,7 +41,6 @@ NAMES = "/etc/names"
 UP = 0x41  # IFF_UP, IFF_RUNNING
 SET_FLAGS = 0x8914  # SIOCSIFFLAGS
 DROP_BOUND = 24  # PR_CAPBSET_DROP
-AGENT_KEEPS = (5, 6, 7)  # CAP_KILL, CAP_SETGID, CAP_SETUID
 
 
 def main() -> NoReturn:
@@ -65,7 +62,10 @@ def main() -> NoReturn:
 
 
 def be_born(order: dict[str, Any], descriptors: list[int]) -> NoReturn:
-    """Become the sandbox that was ordered. `descriptors`: its end of the channel, then its groups' cgroup.procs."""
+    """Become the sandbox that was ordered. `descriptors`: its end of the channel, then its groups' cgroup.procs.
+
+    The answer is READY with the pidfd of process 1; anything else is what went wrong, as text.
+    """
     channel, *groups = descriptors
     try:
         os.dup2(channel, agent.HOST_IN)
@@ -80,7 +80,7 @@ def be_born(order: dict[str, Any], descriptors: list[int]) -> NoReturn:
         furnish(order["disks"], order["names"])
         shed()
         with socket.socket(fileno=os.dup(agent.HOST_OUT)) as answer:
-            socket.send_fds(answer, [READY], [os.pidfd_open(os.getpid())])
+            socket.send_fds(answer, [agent.READY], [os.pidfd_open(os.getpid())])
     except BaseException as error:  # noqa: BLE001 - as below
         refuse(agent.HOST_OUT, error)
         os._exit(1)
@@ -141,7 +141,7 @@ def furnish(disks: list[tuple[str, str]], names: dict[str, bytes]) -> None:
 
 def shed() -> None:
     """Nothing that is started from here on can have more capabilities than the agent keeps. Raises OSError."""
-    keeps = AGENT_KEEPS if os.getuid() == 0 else ()
+    keeps = agent.KEPT if os.getuid() == 0 else ()
     with open("/proc/sys/kernel/cap_last_cap") as last:
         for capability in range(int(last.read()) + 1):
             if capability not in keeps:

@@ -174,6 +174,36 @@ async def test_a_caller_who_gives_up_takes_nothing_along() -> None:
     assert boxes.living == []
 
 
+async def test_who_waits_is_told_that_the_pool_closes() -> None:
+    boxes = Boxes()
+    async with over(boxes, 0, starts=1) as pool_:
+        waiting = [asyncio.create_task(pool_.open().__aenter__()) for _ in range(3)]
+        await asyncio.sleep(0)
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(one, SandboxUnavailable) and "closed" in str(one) for one in told)
+    with pytest.raises(SandboxUnavailable, match="closed"):
+        async with pool_.open():
+            pass
+    assert boxes.living == []
+
+
+async def test_limits_whose_starts_fail_hold_up_no_others() -> None:
+    boxes = Boxes()
+    async with over(boxes, 0, starts=1) as pool_:
+        boxes.down = True
+        for _ in range(pool.FAILURES):
+            with pytest.raises(SandboxUnavailable):
+                async with pool_.open():
+                    pass
+        held_up = asyncio.create_task(pool_.open().__aenter__())
+        await asyncio.sleep(0)
+        boxes.down = False
+        async with asyncio.timeout(pool.FIRST_WAIT / 2), pool_.open(SMALL):
+            pass
+        held_up.cancel()
+        await asyncio.gather(held_up, return_exceptions=True)
+
+
 async def test_bad_specs_are_refused_before_anything_starts() -> None:
     boxes = Boxes()
     async with over(boxes, 1) as pool_:
