@@ -1,5 +1,6 @@
 """What generators draw: the same every time, on one side of the split, valid, and solved by their demonstrations."""
 
+import re
 from collections import defaultdict
 from random import Random
 
@@ -233,6 +234,17 @@ def test_a_broken_module_is_one_line_away_from_the_right_one(difficulty: int) ->
         assert [line[0] for line in changed] == ["-", "+"]
         assert changed[0][1:] in payload["files"][payload["module"]].splitlines()
         assert sum(name.startswith("test_") for name in payload["files"]) == 1
+
+
+def test_demonstrations_of_repair_show_budgets_of_many_sizes_that_only_shrink() -> None:
+    seen: set[int] = set()
+    for index in range(MANY):
+        said = [one.content for one in source("repair").demonstration(index, 0.0) if one.role.startswith("tool")]
+        budgets = [int(re.findall(r"(\d+) tokens left", text)[-1]) for text in said]
+        assert budgets == sorted(set(budgets), reverse=True)
+        assert budgets[-1] > 0
+        seen.update(budgets)
+    assert len(seen) > MANY
 
 
 @pytest.mark.parametrize("difficulty", [1, 2, 3, 4, 5])
