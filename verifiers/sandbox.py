@@ -48,6 +48,8 @@ class ExecResult:
     timed_out: bool = False
     oom: bool = False
     """A process of it was killed for memory."""
+    ended: bool = False
+    """The shell has ended, by itself or at a timeout, and its state with it: the next command finds a new one."""
 
 
 class Sandbox(Protocol):
@@ -78,12 +80,23 @@ class Sandbox(Protocol):
         """
         ...
 
+    async def shell(self, text: str, *, timeout: float = 10.0, output_limit: int = 1 << 16) -> ExecResult:
+        """Run text in the sandbox's one shell, which keeps its directory, variables, functions and background jobs.
+
+        Both outputs come as `stdout`, in order; there is no input. Between calls the shell and its jobs stand still.
+        Raises SandboxKilled, SandboxUnavailable.
+        """
+        ...
+
     async def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
         """A regular file below the working directory. Raises FileNotFoundError, ValueError (too long), SandboxError."""
         ...
 
-    async def write(self, path: str, data: bytes) -> None:
-        """Create or replace a file below the working directory, with its parents. Raises ValueError, SandboxError."""
+    async def write(self, path: str, data: bytes, *, new: bool = False) -> None:
+        """Create or replace a file below the working directory, with its parents. Raises ValueError, SandboxError.
+
+        A `new` one is only created, where its parents are: raises FileExistsError, FileNotFoundError.
+        """
         ...
 
 

@@ -1,6 +1,7 @@
 """The inside of a sandbox: process 1 of its pid namespace, handed in to `python3 -I -S` as source or bytecode.
 
     host --frame--> receive --> exec | read | write, each in a confined child --> kill all --> send --frame--> host
+                            --> shell, a confined child that stays                --> freeze all --> send --> host
 
 A request is two big-endian uint32 (header length, body length), a marshalled dictionary, raw bytes; a reply is the
 fixed header `REPLY` and raw bytes. One request, one reply. The agent believes the host, never the other way round.
@@ -33,7 +34,7 @@ else:
 
 FRAME = struct.Struct("!II")
 REPLY = struct.Struct("!IIIhB")  # length of the body, number of the request, how much of it is stdout, status, flags
-TIMED_OUT, TRUNCATED, OOM, FAILED = 1, 2, 4, 8
+TIMED_OUT, TRUNCATED, OOM, FAILED, ENDED = 1, 2, 4, 8, 16
 ERROR_LIMIT = 1000
 READY = b"\0"
 """What a fork of the template says before it is an agent; see `template`."""
@@ -155,20 +156,49 @@ class Stream:
         return bool(piece)
 
     def finish(self) -> None:
-        """Take what is left once every writer is dead: at most one pipe full."""
+        """Take what is left once every writer is dead or frozen: at most one pipe full."""
         while True:
             before = len(self.kept), self.truncated
             if not self.drain() or (len(self.kept), self.truncated) == before or self.truncated:
                 break
+
+    def close(self) -> None:
+        """Take what is left once every writer is dead, and no more."""
+        self.finish()
         os.close(self.fd)
 
 
+class Shell:
+    """A shell that keeps its state from one call to the next. It reads its script from a pipe, one `eval` a call."""
+
+    def __init__(self, pid: int, script: int, said: int, output: int) -> None:
+        os.set_blocking(said, False)
+        self.pid, self.script, self.said, self.output = pid, script, said, output
+        self.gone = False
+
+    def code(self) -> int | None:
+        """The exit code of the command, as a wait status, once the shell has said it."""
+        try:
+            line = os.read(self.said, 64)
+        except BlockingIOError:
+            return None
+        code = line.strip()[-3:]  # commands can reach this pipe if they try hard; they fool themselves alone
+        return (int(code) & 0xFF) << 8 if code.isdigit() else None
+
+    def close(self) -> None:
+        """Close our ends, after the shell has ended."""
+        for fd in (self.script, self.said, self.output):
+            os.close(fd)
+
+
 class Runner:
-    """Runs one child at a time and leaves no process behind."""
+    """Runs one child at a time and leaves no process behind, but a shell and what runs under it: those are frozen."""
 
     def __init__(self, confinement: Confinement) -> None:
         self.confinement = confinement
         self.alone = False
+        self.shell: Shell | None = None
+        self.spared: frozenset[int] = frozenset()
         self.wake, wake_in = os.pipe()
         os.set_blocking(self.wake, False)
         os.set_blocking(wake_in, False)
@@ -181,6 +211,7 @@ class Runner:
         """Fork, confine, call `body` (its result is the exit code), wait, kill all. Raises OSError, SurvivorsError."""
         pipes = [os.pipe() for _ in range(3)]
         killed = oom_kills()
+        self.spared = processes() if self.shell is not None else frozenset()  # frozen, so that there are no others
         pid = os.fork()
         if pid == 0:
             self.child(body, pipes[0][0], pipes[1][1], pipes[2][1])
@@ -189,52 +220,118 @@ class Runner:
         out, err = Stream(pipes[1][0], limit), Stream(pipes[2][0], limit)
         status = self.attend(pid, pipes[0][1], stdin, (out, err), time.monotonic() + timeout)
         self.sweep()
-        out.finish()
-        err.finish()
+        out.close()
+        err.close()
         flags = TIMED_OUT * (status is None)
         flags |= TRUNCATED * (out.truncated or err.truncated)
         flags |= OOM * (oom_kills() > killed)
         return (len(out.kept), 0 if status is None else code_of(status), flags), bytes(out.kept + err.kept)
 
-    def child(self, body: Callable[[], int], stdin: int, stdout: int, stderr: int) -> NoReturn:
-        """The forked side; never returns."""
+    def converse(
+        self, body: Callable[[], int], text: bytes, timeout: float, limit: int
+    ) -> tuple[tuple[int, int, int], bytes]:
+        """Let the shell, which `body` becomes if there is none, do `text`; then freeze it and all that it started.
+
+        Raises OSError, SurvivorsError.
+        """
+        killed = oom_kills()
+        lost = self.shell is not None and self.shell.gone
+        if lost:
+            self.end_shell()
+        if self.shell is None:
+            self.shell = self.open_shell(body)
+        else:
+            signal_all(signal.SIGCONT)
+        shell = self.shell
+        shell.code()  # nothing said before counts
+        out = Stream(shell.output, limit)
+        status = self.attend(shell.pid, shell.script, evaluation(text), (out,), time.monotonic() + timeout, shell)
+        ended = status is None or shell.gone
+        if ended:
+            self.sweep()
+        else:
+            signal_all(signal.SIGSTOP)
+        out.finish()
+        if ended:
+            self.end_shell()
+        flags = TIMED_OUT * (status is None) | TRUNCATED * out.truncated | ENDED * (ended or lost)
+        flags |= OOM * (oom_kills() > killed)
+        return (len(out.kept), 0 if status is None else code_of(status), flags), bytes(out.kept)
+
+    def open_shell(self, body: Callable[[], int]) -> Shell:
+        """Fork one that waits for its script."""
+        (script, script_in), (said_out, said), (output_out, output) = (os.pipe() for _ in range(3))
+        pid = os.fork()
+        if pid == 0:
+            self.child(body, script, output, output, said)
+        for fd in (script, said, output):
+            os.close(fd)
+        os.set_blocking(script_in, False)
+        return Shell(pid, script_in, said_out, output_out)
+
+    def end_shell(self) -> None:
+        """Forget it, whose processes are dead."""
+        if self.shell is not None:
+            self.shell.close()
+        self.shell = None
+
+    def child(self, body: Callable[[], int], *fds: int) -> NoReturn:
+        """The forked side, with `fds` as its first ones; never returns."""
         code = UNCONFINED
         try:
-            for target, source in enumerate((stdin, stdout, stderr)):
+            for target, source in enumerate(fds):
                 os.dup2(source, target)
             self.confinement.enter()
             code = body()
         finally:
             os._exit(code)
 
-    def attend(self, pid: int, stdin: int, data: bytes, streams: tuple[Stream, ...], deadline: float) -> int | None:
-        """Feed and drain until the child has ended (its wait status) or the deadline is over (None)."""
+    def attend(
+        self,
+        pid: int,
+        stdin: int,
+        data: bytes,
+        streams: tuple[Stream, ...],
+        deadline: float,
+        shell: Shell | None = None,
+    ) -> int | None:
+        """Feed and drain until the child has ended, or the shell says that it is done; None at the deadline.
+
+        Returns a wait status. Closes `stdin`, but not a shell's.
+        """
         by_fd = {stream.fd: stream for stream in streams}
         poll = select.poll()
         poll.register(HOST_IN, 0)  # reports a hang-up only
         poll.register(self.wake, select.POLLIN)
         for fd in by_fd:
             poll.register(fd, select.POLLIN)
+        if shell is not None:
+            poll.register(shell.said, select.POLLIN)
         os.set_blocking(stdin, False)
         feed: memoryview | None = memoryview(data)
         status: int | None = None
         while status is None and (left := deadline - time.monotonic()) > 0:
             if feed is not None:
                 feed = write_some(stdin, feed)
-                if feed is None:
-                    os.close(stdin)
-                else:
+                if feed is not None:
                     poll.register(stdin, select.POLLOUT)
-            for fd, _ in poll.poll(left * 1000 + 1):
+                elif shell is None:
+                    os.close(stdin)
+            for fd, event in poll.poll(left * 1000 + 1):
                 if fd == HOST_IN:
                     os._exit(0)
                 elif fd == self.wake:
-                    status = self.reap().get(pid)
-                elif fd in by_fd and not by_fd[fd].drain():
-                    poll.unregister(fd)
+                    status = self.reap().get(pid, status)
+                elif fd in by_fd:
+                    if not by_fd[fd].drain():
+                        poll.unregister(fd)
+                elif shell is not None and fd == shell.said:
+                    status = shell.code() if status is None else status
+                    if event & select.POLLHUP:
+                        poll.unregister(fd)
             if feed is not None:
                 poll.unregister(stdin)
-        if feed is not None:
+        if feed is not None and shell is None:
             os.close(stdin)
         return status
 
@@ -252,26 +349,52 @@ class Runner:
                 if pid == 0:
                     return found
                 found[pid] = status
+                if self.shell is not None and pid == self.shell.pid:
+                    self.shell.gone = True
         except ChildProcessError:
             self.alone = True
             return found
 
     def sweep(self) -> None:
-        """Kill every process of the namespace but this one, and reap them. Raises SurvivorsError."""
+        """Kill every process of the namespace but this one and those spared, and reap them. Raises SurvivorsError."""
         poll = select.poll()
         poll.register(self.wake, select.POLLIN)
         deadline = time.monotonic() + SWEEP_SECONDS
         while time.monotonic() < deadline:
-            try:
-                os.kill(-1, signal.SIGKILL)  # the kernel holds off forks meanwhile: no bomb outruns it
-            except ProcessLookupError:
-                pass
             self.alone = False
+            others = self.kill_all()
             self.reap()
-            if self.alone:  # nobody left to wait for: process 1 is the parent of every orphan
+            if self.alone or not others:  # nobody left to wait for: process 1 is the parent of every orphan
                 return
             poll.poll(20)
         raise SurvivorsError(f"processes outlived SIGKILL by {SWEEP_SECONDS:g} s")
+
+    def kill_all(self) -> bool:
+        """SIGKILL to all but the spared ones; whether there may be any such. No bomb outruns it: see `signal_all`."""
+        if not self.spared:
+            signal_all(signal.SIGKILL)
+            return True
+        signal_all(signal.SIGSTOP)
+        others = processes() - self.spared
+        for pid in others:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        return bool(others)
+
+
+def processes() -> frozenset[int]:
+    """Of this namespace, but for process 1."""
+    return frozenset(int(name) for name in os.listdir("/proc") if name.isdigit()) - {1}
+
+
+def signal_all(number: int) -> None:
+    """Signal every process of the namespace but this one; the kernel holds off forks meanwhile."""
+    try:
+        os.kill(-1, number)
+    except ProcessLookupError:
+        pass
 
 
 def write_some(fd: int, data: memoryview) -> memoryview | None:
@@ -345,6 +468,18 @@ def interpret(source: str, env: dict[str, str]) -> int:
     return code & 0xFF
 
 
+def evaluation(text: bytes) -> bytes:
+    """What the shell reads to do `text`: no end of its script nearer than the end of `text`, no input, no way back."""
+    quoted = text.replace(b"'", b"'\\''")
+    return b"command eval '" + quoted + b"' </dev/null 3>&-\ncommand echo $? >&3\n"
+
+
+def become_shell(env: dict[str, str]) -> int:
+    """A shell that reads its script from descriptor 0 and answers on 3: bash, or what there is."""
+    code = execute(["bash", "-s"], ".", env)
+    return execute(["sh", "-s"], ".", env) if code == 127 else code
+
+
 def program_of(name: str, path: str) -> str:
     """Where a program lies; what `os.execvpe` does, without the module it would import in every child."""
     if "/" in name:
@@ -387,15 +522,19 @@ def read_file(path: str, limit: int) -> int:
     return 0
 
 
-def write_files(files: list[tuple[str, int]], body: bytes) -> int:
-    """Create or replace files, their contents one after the other in `body`; 0 or an errno."""
+def write_files(files: list[tuple[str, int]], body: bytes, new: bool) -> int:
+    """Create or replace files, their contents one after the other in `body`; 0 or an errno.
+
+    A `new` one must not be there, but its directory must.
+    """
     start = 0
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         for path, size in files:
-            here, name = parent_of(path, create=True)
+            here, name = parent_of(path, create=not new)
             try:
-                os.unlink(name, dir_fd=here)
+                if not new:
+                    os.unlink(name, dir_fd=here)
             except FileNotFoundError:
                 pass
             fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=here)
@@ -439,12 +578,15 @@ def serve(runner: Runner, request: dict[str, Any], body: bytes) -> tuple[tuple[i
             return runner.run(lambda: execute(argv, cwd, env), *job)
         source = request["source"]
         return runner.run(lambda: interpret(source, env), *job)
+    if op == "shell":
+        env = {**DEFAULT_ENV, **os.environ, **OWN_ENV}
+        return runner.converse(lambda: become_shell(env), body, request["timeout"], request["limit"])
     if op == "read":
         path, limit = request["path"], request["limit"]
         reply, out = runner.run(lambda: read_file(path, limit), b"", FILE_SECONDS, limit)
         return reply, out[: reply[0]]
-    files = request["files"]
-    reply, _ = runner.run(lambda: write_files(files, body), b"", FILE_SECONDS, 0)
+    files, new = request["files"], request["new"]
+    reply, _ = runner.run(lambda: write_files(files, body, new), b"", FILE_SECONDS, 0)
     return reply, b""
 
 

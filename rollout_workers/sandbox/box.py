@@ -130,6 +130,12 @@ class Box:
         """See `verifiers.sandbox.Sandbox.python`: the agent's own interpreter, forked. Raises ValueError."""
         return await self._run({"op": "python", "source": source}, stdin, timeout, output_limit)
 
+    async def shell(self, text: str, *, timeout: float = 10.0, output_limit: int = 1 << 16) -> ExecResult:
+        """See `verifiers.sandbox.Sandbox.shell`. Raises ValueError for what cannot be run."""
+        if "\0" in text:
+            raise ValueError("no NUL byte can be in a command")
+        return await self._run({"op": "shell"}, text.encode(errors="surrogateescape"), timeout, output_limit)
+
     async def _run(self, request: Mapping[str, Any], stdin: bytes, timeout: float, output_limit: int) -> ExecResult:
         if not 0 < timeout <= MAX_SECONDS or output_limit < 0:
             raise ValueError(
@@ -142,7 +148,7 @@ class Box:
             oom = reply.oom or self._walls.oom_kills() > killed
         code = None if reply.timed_out else reply.status
         out, err = reply.body[: reply.stdout], reply.body[reply.stdout :]
-        return ExecResult(out, err, code, reply.truncated, reply.timed_out, oom)
+        return ExecResult(out, err, code, reply.truncated, reply.timed_out, oom, reply.ended)
 
     async def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
         """See `verifiers.sandbox.Sandbox.read`. No symbolic link is followed: ValueError."""
@@ -154,13 +160,13 @@ class Box:
         _check(reply, path, f"larger than {limit} bytes")
         return reply.body
 
-    async def write(self, path: str, data: bytes) -> None:
+    async def write(self, path: str, data: bytes, *, new: bool = False) -> None:
         """See `verifiers.sandbox.Sandbox.write`. What stands there is replaced; a symbolic link is not followed."""
         async with self._lock:
-            await self._write({path: data})
+            await self._write({path: data}, new=new)
 
-    async def _write(self, files: Mapping[str, bytes]) -> None:
-        request = {"op": "write", "files": [(inside(path), len(data)) for path, data in files.items()]}
+    async def _write(self, files: Mapping[str, bytes], *, new: bool = False) -> None:
+        request = {"op": "write", "files": [(inside(path), len(data)) for path, data in files.items()], "new": new}
         reply = await self._call(request, b"".join(files.values()), reply_limit=0, timeout=FILE_SECONDS)
         _check(reply, ", ".join(files), "more than the sandbox's disk holds")
 
@@ -239,6 +245,8 @@ def _check(reply: Reply, path: str, too_large: str) -> None:
             return
         case errno.ENOENT:
             raise FileNotFoundError(f"{path} is not in the sandbox")
+        case errno.EEXIST:
+            raise FileExistsError(f"{path} is in the sandbox already")
         case errno.EFBIG | errno.ENOSPC:
             raise ValueError(f"{path} is {too_large}")
         case errno.ELOOP | errno.ENOTDIR | errno.EINVAL | errno.EISDIR:

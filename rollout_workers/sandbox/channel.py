@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from rollout_workers.sandbox.agent import ERROR_LIMIT, FAILED, FRAME, OOM, REPLY, TIMED_OUT, TRUNCATED
+from rollout_workers.sandbox.agent import ENDED, ERROR_LIMIT, FAILED, FRAME, OOM, REPLY, TIMED_OUT, TRUNCATED
 
 MARSHAL_VERSION = 2
 """Read by every Python 3."""
@@ -35,6 +35,8 @@ class Reply(NamedTuple):
     oom: bool
     failed: bool
     """The agent could not do it at all; the body says why."""
+    ended: bool
+    """The shell is gone, and its state with it."""
 
 
 class Source(Protocol):
@@ -89,10 +91,10 @@ class Channel:
         allowed = ERROR_LIMIT if flags == FAILED else reply_limit
         if size > allowed:
             raise ChannelNonsenseError(f"a reply of {size} bytes, {allowed} allowed")
-        if number != self._last or stdout > size or not -64 <= status <= 255 or flags >= 2 * FAILED:
+        if number != self._last or stdout > size or not -64 <= status <= 255 or flags >= 2 * ENDED:
             raise ChannelNonsenseError("a reply that answers nothing asked")
         body = await self._source.readexactly(size)
-        return Reply(body, stdout, status, *(bool(flags & flag) for flag in (TIMED_OUT, TRUNCATED, OOM, FAILED)))
+        return Reply(body, stdout, status, *(bool(flags & flag) for flag in (TIMED_OUT, TRUNCATED, OOM, FAILED, ENDED)))
 
     def close(self) -> None:
         """Hang up: the agent ends, and its namespace with it."""

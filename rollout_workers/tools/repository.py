@@ -13,16 +13,8 @@ OUTPUT_LIMIT: Final = 1 << 16
 # No identity, no hooks, no configuration of anybody's: the history is one commit that a patch can be made against.
 _COMMIT: Final = (
     "git init -q --template= -b main . && git add -A"
-    " && git -c user.name=cwm-rl -c user.email=cwm-rl@localhost commit -qm base"
+    " && git -c user.name=cwm-rl -c user.email=cwm-rl@localhost -c maintenance.auto=false commit -qm base"
 )
-# One persistent session as far as a shell hands it on: directory, variables and functions of the command before.
-_SESSION: Final = (
-    'readonly _session="${TMPDIR:-/tmp}/.session"\n'
-    '[ -r "$_session" ] && . "$_session"\n'
-    'trap \'{ declare -p | grep -v -E "^declare -[a-zA-Z]*r"; declare -f; printf "cd %q\\n" "$PWD"; }'
-    ' >"$_session" 2>/dev/null\' EXIT\n'
-)
-_FORGET: Final = 'rm -f "${TMPDIR:-/tmp}/.session"'
 
 
 class Repository:
@@ -50,18 +42,16 @@ class Repository:
 
     async def bash(self, command: str) -> str:
         """Standard output and error of a command, in the state that the one before it left."""
-        result = await self._sandbox.exec(
-            ["bash", "-c", f"exec 2>&1\n{_SESSION}{command}"], timeout=BASH_SECONDS, output_limit=OUTPUT_LIMIT
-        )
+        result = await self._sandbox.shell(command, timeout=BASH_SECONDS, output_limit=OUTPUT_LIMIT)
         text = result.stdout.decode(errors="replace").rstrip("\n")
         notes = []
         if result.truncated:
             notes.append("The output was cut.")
         if result.timed_out:
-            await self._sandbox.exec(_FORGET)
             notes.append(f"The command took more than {BASH_SECONDS:g} s; the shell was restarted.")
-        elif result.exit_code:
-            notes.append(f"exit code {result.exit_code}")
+        else:
+            notes += [f"exit code {result.exit_code}"] * (result.exit_code != 0)
+            notes += ["The shell was restarted."] * result.ended
         return "\n".join([*([text] if text else []), *notes])
 
     async def edit(self, content: str) -> str:
@@ -75,10 +65,7 @@ class Repository:
         """Make a file: its path on the first line, its text after that. It must not exist, its parent must."""
         first, _, text = content.partition("\n")
         path = first.strip()
-        probe = await self._sandbox.exec(["sh", "-c", '[ ! -e "$1" ] && [ -d "$(dirname -- "$1")" ]', "sh", path])
-        if probe.exit_code != 0:
-            raise ToolError(f"{path} exists, or its parent directory does not.")
-        await self._write(path, f"{text}\n")
+        await self._write(path, f"{text}\n", new=True)
         return f"Created {path}."
 
     async def submit(self, content: str) -> str:
@@ -98,9 +85,11 @@ class Repository:
         except ValueError as error:  # not below the working directory, too large, no text
             raise ToolError(f"{path} cannot be read: {error}.") from None
 
-    async def _write(self, path: str, text: str) -> None:
+    async def _write(self, path: str, text: str, *, new: bool = False) -> None:
         try:
-            await self._sandbox.write(path, text.encode())
+            await self._sandbox.write(path, text.encode(), new=new)
+        except (FileExistsError, FileNotFoundError):
+            raise ToolError(f"{path} exists, or its parent directory does not.") from None
         except ValueError as error:
             raise ToolError(f"{path} cannot be written: {error}.") from None
 

@@ -115,6 +115,51 @@ async def test_files_stay_between_commands_and_processes_do_not(sandboxes: Sandb
         assert b"sleep" not in (await box.exec("cat /proc/[0-9]*/cmdline")).stdout
 
 
+async def test_a_shell_keeps_its_state_and_stands_still_between_calls(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as sandbox:
+        assert (await sandbox.shell("cd /tmp; x='a b'; f() { echo \"<$x>\"; }; sleep 1234 & true")).exit_code == 0
+        both = await sandbox.shell("f; pwd; echo err >&2; cat; jobs; (exit 3)")
+        assert both.stdout.startswith(b"<a b>\n/tmp\nerr\n")
+        assert b"sleep 1234" in both.stdout
+        assert (both.exit_code, both.stderr, both.ended) == (3, b"", False)
+        await sandbox.shell("(while :; do echo >>/work/count; done) &")
+        before = await sandbox.exec("wc -c </work/count")
+        assert (await sandbox.exec("sleep 0.2; wc -c </work/count")).stdout == before.stdout, "it ran between calls"
+        await sandbox.exec("sleep 4321 & setsid sleep 4321 &")
+        found = await sandbox.shell("kill %2; cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+        assert b"sleep 1234" in found.stdout
+        assert b"sleep 4321" not in found.stdout, "what a command left behind is still there"
+
+
+async def test_a_shell_that_ends_is_followed_by_another(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as sandbox:
+        for text, code in (("x=1; exit 4", 4), ("x=1; set -e; false", 1), ("x=1; kill -9 $$", -9), ("exec true", 0)):
+            ended = await sandbox.shell(text)
+            assert (ended.exit_code, ended.ended) == (code, True)
+            assert (await sandbox.shell('echo "<$x>"')).stdout == b"<>\n"
+        slow = await sandbox.shell("x=1; echo begun; sleep 60 & sleep 60", timeout=0.5)
+        assert (slow.stdout, slow.exit_code, slow.timed_out, slow.ended) == (b"begun\n", None, True, True)
+        fresh = await sandbox.shell('echo "<$x>"; jobs')
+        assert (fresh.stdout, fresh.ended) == (b"<>\n", False)
+        assert (await sandbox.shell("echo 'it''s'; echo \"\\$\"\n\necho c # it's")).stdout == b"its\n$\nc\n"
+        flood = await sandbox.shell("yes", timeout=0.5, output_limit=1000)
+        assert (len(flood.stdout), flood.truncated, flood.timed_out) == (1000, True, True)
+        long = await sandbox.shell(f"x={'a' * 1_000_000}; echo ${{#x}}")
+        assert long.stdout == b"1000000\n"
+        with pytest.raises(ValueError, match="NUL"):
+            await sandbox.shell("a\0b")
+
+
+async def test_a_new_file_is_made_where_there_is_none(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as sandbox:
+        await sandbox.write("a", b"1", new=True)
+        with pytest.raises(FileExistsError, match="a is in the sandbox"):
+            await sandbox.write("a", b"2", new=True)
+        with pytest.raises(FileNotFoundError):
+            await sandbox.write("b/c", b"2", new=True)
+        assert await sandbox.read("a") == b"1"
+
+
 async def test_read_and_write(sandboxes: Sandboxes) -> None:
     async with sandboxes.open() as box:
         await box.write("a/b/c.bin", b"\0" * 100_000)

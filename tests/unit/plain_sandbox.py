@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from rollout_workers.sandbox.agent import evaluation
 from rollout_workers.sandbox.box import inside
 from verifiers.sandbox import ExecResult, Sandbox, SandboxSpec
 
@@ -22,6 +23,8 @@ class PlainSandbox:
         self.root, self._temporary = folder / "work", folder / "tmp"
         self.root.mkdir()
         self._temporary.mkdir()
+        self._said, self._shown = folder / "said", folder / "shown"
+        self._shell: asyncio.subprocess.Process | None = None
 
     async def exec(
         self,
@@ -40,12 +43,7 @@ class PlainSandbox:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=self.root / cwd,
-            env={
-                "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
-                "HOME": str(self._temporary),
-                "TMPDIR": str(self._temporary),
-                **(env or {}),
-            },
+            env={**self._environment, **(env or {})},
             start_new_session=True,
         )
         assert process.stdin and process.stdout and process.stderr
@@ -62,6 +60,52 @@ class PlainSandbox:
         timed_out = asyncio.get_running_loop().time() - started >= timeout
         return ExecResult(out, err, None if timed_out else code, cut_out or cut_err, timed_out)
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        path = f"{Path(sys.executable).parent}:{os.defpath}"
+        return {"PATH": path, "HOME": str(self._temporary), "TMPDIR": str(self._temporary)}
+
+    async def shell(self, text: str, *, timeout: float = 10.0, output_limit: int = 1 << 16) -> ExecResult:
+        if self._shell is None:
+            self._said.write_bytes(b"")
+            self._shown.write_bytes(b"")
+            with self._shown.open("ab") as shown:
+                self._shell = await asyncio.create_subprocess_exec(
+                    *("bash", "-c", f"exec 3>>{self._said}; exec bash -s"),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=shown,
+                    stderr=shown,
+                    cwd=self.root,
+                    env=self._environment,
+                    start_new_session=True,
+                )
+        shell = self._shell
+        assert shell.stdin
+        before, begun = len(self._said.read_bytes()), len(self._shown.read_bytes())
+        shell.stdin.write(evaluation(text.encode()))
+        timed_out = False
+        try:
+            async with asyncio.timeout(timeout):
+                while len(self._said.read_bytes()) == before and shell.returncode is None:  # noqa: ASYNC110 - a file
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            timed_out = True
+        said = self._said.read_bytes()[before:]
+        ended = not said
+        if ended:
+            await self.close()
+        code = None if timed_out else int(said) if said else shell.returncode
+        shown_bytes = self._shown.read_bytes()[begun:]
+        return ExecResult(
+            shown_bytes[:output_limit], b"", code, len(shown_bytes) > output_limit, timed_out, ended=ended
+        )
+
+    async def close(self) -> None:
+        if self._shell is not None:
+            _kill(self._shell.pid)
+            await self._shell.wait()
+            self._shell = None
+
     async def python(
         self, source: str, *, stdin: bytes = b"", timeout: float = 10.0, output_limit: int = 1 << 16
     ) -> ExecResult:
@@ -76,7 +120,11 @@ class PlainSandbox:
             raise ValueError(f"{path} is larger than {limit} bytes")
         return data
 
-    async def write(self, path: str, data: bytes) -> None:
+    async def write(self, path: str, data: bytes, *, new: bool = False) -> None:
+        if new:
+            with (self.root / inside(path)).open("xb") as file:
+                file.write(data)
+            return
         target = self._plain(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
@@ -107,7 +155,10 @@ class PlainSandboxes:
                 sandbox = PlainSandbox(Path(folder))
                 for path, data in spec.files.items():
                     await sandbox.write(path, data)
-                yield sandbox
+                try:
+                    yield sandbox
+                finally:
+                    await sandbox.close()
         finally:
             self.open_now -= 1
 

@@ -225,9 +225,9 @@ async def test_expected_values_and_the_real_patch_never_enter_the_sandbox(tmp_pa
             seen.append(repr(argv).encode() + options.get("stdin", b""))
             return await super().exec(argv, **options)
 
-        async def write(self, path: str, data: bytes) -> None:
+        async def write(self, path: str, data: bytes, *, new: bool = False) -> None:
             seen.append(data)
-            await super().write(path, data)
+            await super().write(path, data, new=new)
 
     class Sandboxes(PlainSandboxes):
         """One that is watched."""

@@ -150,17 +150,19 @@ async def test_two_repositories_share_no_session(repository: Repository) -> None
 
 
 async def test_both_outputs_in_their_order_and_the_exit_code_are_told(repository: Repository) -> None:
-    assert await run(repository, "bash", "echo a; echo b >&2; echo c; exit 3") == "a\nb\nc\nexit code 3"
+    assert await run(repository, "bash", "echo a; echo b >&2; echo c; (exit 3)") == "a\nb\nc\nexit code 3"
     assert await run(repository, "bash", "false") == "exit code 1"
     assert await run(repository, "bash", "true") == ""
     assert "syntax error" in await run(repository, "bash", "if then")
     assert await run(repository, "bash", "cat") == "", "there is nothing to read"
 
 
-async def test_state_outlives_an_exit_and_a_failure(repository: Repository) -> None:
-    assert await run(repository, "bash", "x=7; exit 4") == "exit code 4"
+async def test_state_outlives_a_failure_but_no_exit(repository: Repository) -> None:
+    await run(repository, "bash", "x=7")
     assert await run(repository, "bash", 'echo "$x"; nonsense') != ""
     assert await run(repository, "bash", 'echo "$x"') == "7"
+    assert await run(repository, "bash", "exit 4") == "exit code 4\nThe shell was restarted."
+    assert await run(repository, "bash", 'echo "<$x>"') == "<>"
 
 
 async def test_much_output_is_cut_and_said_so(repository: Repository) -> None:
@@ -172,16 +174,18 @@ async def test_much_output_is_cut_and_said_so(repository: Repository) -> None:
 class Hurried(PlainSandbox):
     """Its programs have half a second."""
 
-    async def exec(self, *argv: Any, **options: Any) -> ExecResult:
-        return await super().exec(*argv, **options | {"timeout": 0.5})
+    async def shell(self, *text: Any, **options: Any) -> ExecResult:
+        return await super().shell(*text, **options | {"timeout": 0.5})
 
 
 async def test_a_command_that_takes_too_long_restarts_the_shell(tmp_path: Path) -> None:
-    one = Repository(Hurried(tmp_path))
+    sandbox = Hurried(tmp_path)
+    one = Repository(sandbox)
     await run(one, "bash", "x=1")
     said = await run(one, "bash", "echo begun; sleep 60")
     assert said == "begun\nThe command took more than 120 s; the shell was restarted."
     assert await run(one, "bash", 'echo "<$x>"') == "<>"
+    await sandbox.close()
 
 
 async def test_an_edit_of_a_file(repository: Repository) -> None:
