@@ -56,8 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cwm-rl", description="Asynchronous multi-turn GRPO for coding models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int], text: str, group: Any = commands
+    ) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = group.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
         return sub
 
@@ -112,6 +114,30 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on, of loopback")
     serve.add_argument("--port", type=int, default=8400, help="port to listen on")
 
+    sandbox = commands.add_parser("sandbox", help="Prove a sandbox's walls; remove what dead owners left.")
+    sandboxes = sandbox.add_subparsers(required=True, metavar="COMMAND")
+    selftest = add("selftest", _selftest, "Try every known escape; exit code 0 only if all were contained.", sandboxes)
+    _backend_option(selftest)
+    reap = add("reap", _reap, "Remove sandboxes whose owners are gone.", sandboxes)
+    reap.add_argument("--every", type=float, metavar="SECONDS", help="go on doing it")
+
+    image = commands.add_parser("image", help="Make what docker sandboxes start from.")
+    images = image.add_subparsers(required=True, metavar="COMMAND")
+    build = add("build", _image_build, "Make the base image, and print its content's hash.", images)
+    build.add_argument(
+        "--method",
+        choices=("auto", "dockerfile", "debootstrap"),
+        default="auto",
+        help="auto: by a registry if it answers",
+    )
+    build.add_argument("--new", action="store_true", help="also if it is there")
+
+    bench = commands.add_parser("bench", help="Measure a part against the raw thing.")
+    benches = bench.add_subparsers(required=True, metavar="PART")
+    bench_sandbox = add("sandbox", _bench_sandbox, "Commands, creation, a warm pool, a full house, leaks.", benches)
+    _backend_option(bench_sandbox)
+    bench_sandbox.add_argument("--quick", action="store_true", help="a little of everything, to see that it runs")
+
     doctor = add("doctor", _doctor, "Say what is there, and for what is missing, what brings it.")
     doctor.add_argument("--json", action="store_true", help="for programs")
     return parser
@@ -120,6 +146,11 @@ def _parser() -> argparse.ArgumentParser:
 def _config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="TOML file, see deploy/configs/")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one setting")
+
+
+def _backend_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", choices=("auto", "bubblewrap", "docker", "gvisor"), default="auto")
+    parser.add_argument("--json", action="store_true", help="print the result for programs, and all else to stderr")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -271,6 +302,49 @@ def _serve(options: argparse.Namespace) -> int:
     from rl.service.server import serve
 
     serve(options.runs, options.host, options.port, _say)
+    return OK
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    from rollout_workers.sandbox import selftest
+    from rollout_workers.sandbox.select import choose
+
+    async def prove() -> tuple[str, list[selftest.Finding]]:
+        sandboxes, words = await choose(options.backend, run="selftest")
+        _say_aside(words)
+        return words, await selftest.try_all(sandboxes, lambda one: say(selftest.in_words(one)))
+
+    say = _say_aside if options.json else _say
+    words, found = asyncio.run(prove())
+    contained, listed = sum(one.contained for one in found), [one._asdict() for one in found]
+    if options.json:
+        print(json.dumps({"sandbox": words, "tried": len(found), "contained": contained, "attempts": listed}, indent=2))
+    else:
+        print(f"{contained} of {len(found)} contained")
+    return OK if contained == len(found) else FAILED
+
+
+def _reap(options: argparse.Namespace) -> int:
+    from rollout_workers.sandbox import reaper
+
+    if options.every is not None:
+        reaper.keep_reaping(options.every, _say)
+    print(f"removed {reaper.reap()}")
+    return OK
+
+
+def _image_build(options: argparse.Namespace) -> int:
+    from rl import images
+
+    images.build(options.method, new=options.new)
+    return OK
+
+
+def _bench_sandbox(options: argparse.Namespace) -> int:
+    from rl.bench import sandbox
+
+    found = asyncio.run(sandbox.bench(options.backend, sandbox.QUICK if options.quick else sandbox.Scale(), _say_aside))
+    print(json.dumps(found, indent=2) if options.json else sandbox.in_words(found))
     return OK
 
 

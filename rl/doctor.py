@@ -150,12 +150,14 @@ def _cuda_strays() -> Iterator[str]:
 async def _sandboxes() -> list[Finding]:
     """Each back end proven by a command run in it; one of bubblewrap and Docker is needed."""
     (walls, _), engine = await asyncio.gather(bubblewrap.probe(), _docker(None))
-    runsc = await _docker("runsc") if engine.ok else Probe(False, "not tried, as docker does not work")
+    runsc = await _docker(docker.GVISOR) if engine.ok else Probe(False, "not tried, as docker does not work")
     one = not (walls.ok or engine.ok)
     return [
         _sandbox("bubblewrap", walls, "as root: apt-get install bubblewrap; allow user namespaces", needed=one),
         _sandbox("Docker", engine, "as root: deploy/install-docker.sh (engine and base image)", needed=one),
-        _sandbox("gVisor", runsc, "for stronger walls: gvisor.dev, as the engine's runtime `runsc`"),
+        _sandbox(
+            "gVisor", runsc, "for stronger walls, as root: deploy/install-docker.sh (on Ubuntu: gvisor.dev first)"
+        ),
     ]
 
 

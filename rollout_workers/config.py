@@ -1,10 +1,9 @@
 """Configuration of this floor's parts. The whole is composed in `rl.config`."""
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from rollout_workers.engine import EngineConfig
+from rollout_workers.sandbox.select import Backend
 
 
 class SandboxConfig(BaseModel):
@@ -12,11 +11,13 @@ class SandboxConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backend: Literal["auto", "bubblewrap", "docker"] = Field(
-        "auto", description="`auto` takes the strongest that works and says which; with none the run does not start."
+    backend: Backend = Field(
+        "auto",
+        description="`auto` takes docker, else bubblewrap, and says which; `gvisor` is docker with the runtime runsc. "
+        "With none the run does not start.",
     )
     image: str = Field("cwm-rl-base:local", description="Docker image of tasks that name none; needs python3.")
-    runtime: str | None = Field(None, description='Docker runtime, e.g. "runsc" for gVisor.')
+    runtime: str | None = Field(None, description="Another runtime of the engine, by its name there.")
     warm: int = Field(
         0, ge=0, description="Sandboxes each worker keeps ready; pays where a start takes long, as with docker."
     )

@@ -13,6 +13,7 @@ from rollout_workers.engine import Engine, EngineError, Greedy
 from rollout_workers.episode import run_episode
 from rollout_workers.renderer import Renderer
 from rollout_workers.sandbox.pool import Pool
+from rollout_workers.sandbox.reaper import reaping
 from rollout_workers.sandbox.select import choose
 from rollout_workers.trajectory import Episode, EpisodeKey, Failed
 from rollout_workers.weights import WeightsError, WeightsRef
@@ -70,6 +71,7 @@ class RolloutWorker:
         backend, chosen = await choose(
             config.sandbox.backend, image=config.sandbox.image, runtime=config.sandbox.runtime, run=setup.run
         )
+        await self._stack.enter_async_context(reaping())
         self._sandboxes: Sandboxes = backend
         if config.sandbox.warm:
             self._sandboxes = await self._stack.enter_async_context(Pool(backend, config.sandbox.warm))

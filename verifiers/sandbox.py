@@ -3,9 +3,13 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from verifiers.errors import UserError
+
+COPIED_BYTES = 64 << 20
+COPIED_FILES = 10_000
 
 
 class SandboxError(UserError):
@@ -52,6 +56,16 @@ class ExecResult:
     """The shell has ended, by itself or at a timeout, and its state with it: the next command finds a new one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What came out of a sandbox."""
+
+    files: int
+    bytes: int
+    left_out: tuple[str, ...]
+    """Paths of what is neither a regular file nor a directory."""
+
+
 class Sandbox(Protocol):
     """An isolated place to run commands in. It serves one episode or one grading, then is destroyed."""
 
@@ -90,6 +104,17 @@ class Sandbox(Protocol):
 
     async def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
         """A regular file below the working directory. Raises FileNotFoundError, ValueError (too long), SandboxError."""
+        ...
+
+    async def copy_out(
+        self, path: str, target: Path, *, limit: int = COPIED_BYTES, files: int = COPIED_FILES
+    ) -> Copied:
+        """Copy what lies below a directory of the working directory, or `.`, into `target`, which is made.
+
+        Only directories and regular files; what else there is, links too, is left out and named. At most `limit` bytes
+        and `files` files: more is a ValueError, and what was copied until then stays. Raises FileExistsError for
+        `target`, FileNotFoundError for `path`, ValueError, SandboxError.
+        """
         ...
 
     async def write(self, path: str, data: bytes, *, new: bool = False) -> None:

@@ -44,6 +44,7 @@ HOST_IN, HOST_OUT = 0, 1
 WORK = "/work"
 CHUNK = 1 << 18
 SWEEP_SECONDS = 5.0
+LONG_TEXT = 4096
 FILE_SECONDS = 20.0
 UNCONFINED = 125  # a child's exit code when it could not enter its confinement, and so ran nothing
 DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
@@ -171,9 +172,9 @@ class Stream:
 class Shell:
     """A shell that keeps its state from one call to the next. It reads its script from a pipe, one `eval` a call."""
 
-    def __init__(self, pid: int, script: int, said: int, output: int) -> None:
+    def __init__(self, name: str, pid: int, script: int, said: int, output: int) -> None:
         os.set_blocking(said, False)
-        self.pid, self.script, self.said, self.output = pid, script, said, output
+        self.name, self.pid, self.script, self.said, self.output = name, pid, script, said, output
         self.gone = False
 
     def code(self) -> int | None:
@@ -228,9 +229,9 @@ class Runner:
         return (len(out.kept), 0 if status is None else code_of(status), flags), bytes(out.kept + err.kept)
 
     def converse(
-        self, body: Callable[[], int], text: bytes, timeout: float, limit: int
+        self, env: dict[str, str], text: bytes, timeout: float, limit: int
     ) -> tuple[tuple[int, int, int], bytes]:
-        """Let the shell, which `body` becomes if there is none, do `text`; then freeze it and all that it started.
+        """Let the shell, with `env` if it has to start, do `text`; then freeze it and all that it started.
 
         Raises OSError, SurvivorsError.
         """
@@ -239,13 +240,14 @@ class Runner:
         if lost:
             self.end_shell()
         if self.shell is None:
-            self.shell = self.open_shell(body)
+            self.shell = self.open_shell(env)
         else:
             signal_all(signal.SIGCONT)
         shell = self.shell
         shell.code()  # nothing said before counts
         out = Stream(shell.output, limit)
-        status = self.attend(shell.pid, shell.script, evaluation(text), (out,), time.monotonic() + timeout, shell)
+        script = evaluation(text, shell.name)
+        status = self.attend(shell.pid, shell.script, script, (out,), time.monotonic() + timeout, shell)
         ended = status is None or shell.gone
         if ended:
             self.sweep()
@@ -258,16 +260,20 @@ class Runner:
         flags |= OOM * (oom_kills() > killed)
         return (len(out.kept), 0 if status is None else code_of(status), flags), bytes(out.kept)
 
-    def open_shell(self, body: Callable[[], int]) -> Shell:
-        """Fork one that waits for its script."""
+    def open_shell(self, env: dict[str, str]) -> Shell:
+        """Fork one that reads its script from descriptor 0 and answers on 3: bash, or what there is."""
+        try:
+            name = os.path.basename(program_of("bash", env["PATH"]))
+        except FileNotFoundError:
+            name = "sh"
         (script, script_in), (said_out, said), (output_out, output) = (os.pipe() for _ in range(3))
         pid = os.fork()
         if pid == 0:
-            self.child(body, script, output, output, said)
+            self.child(lambda: execute([name, "-s"], ".", env), script, output, output, said)
         for fd in (script, said, output):
             os.close(fd)
         os.set_blocking(script_in, False)
-        return Shell(pid, script_in, said_out, output_out)
+        return Shell(name, pid, script_in, said_out, output_out)
 
     def end_shell(self) -> None:
         """Forget it, whose processes are dead."""
@@ -468,16 +474,16 @@ def interpret(source: str, env: dict[str, str]) -> int:
     return code & 0xFF
 
 
-def evaluation(text: bytes) -> bytes:
-    """What the shell reads to do `text`: no end of its script nearer than the end of `text`, no input, no way back."""
-    quoted = text.replace(b"'", b"'\\''")
-    return b"command eval '" + quoted + b"' </dev/null 3>&-\ncommand echo $? >&3\n"
+def evaluation(text: bytes, name: str) -> bytes:
+    """What a shell of that name reads to do `text`: no end of its script before the end of `text`, and no input.
 
-
-def become_shell(env: dict[str, str]) -> int:
-    """A shell that reads its script from descriptor 0 and answers on 3: bash, or what there is."""
-    code = execute(["bash", "-s"], ".", env)
-    return execute(["sh", "-s"], ".", env) if code == 127 else code
+    bash reads its script byte by byte, so that its commands may read on; `head` takes a long text at once.
+    """
+    if name == "bash" and len(text) > LONG_TEXT:
+        script = b'"$(command head -c %d)" </dev/null 3>&-\n%b' % (len(text), text)
+    else:
+        script = b"'%b' </dev/null 3>&-" % text.replace(b"'", b"'\\''")
+    return b"command eval " + script + b"\ncommand echo $? >&3\n"
 
 
 def program_of(name: str, path: str) -> str:
@@ -501,8 +507,15 @@ def parent_of(path: str, create: bool) -> tuple[int, str]:
                 os.mkdir(part, 0o755, dir_fd=here)
             except FileExistsError:
                 pass
-        here = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+        here = directory(part, here)
     return here, name
+
+
+def directory(name: str, here: int) -> int:
+    """Open one that lies in `here`, no link. gVisor follows a link to a directory whatever is asked for: look first."""
+    if stat.S_ISLNK(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
 
 
 def read_file(path: str, limit: int) -> int:
@@ -520,6 +533,30 @@ def read_file(path: str, limit: int) -> int:
     except OSError as error:
         return error.errno or errno.EIO
     return 0
+
+
+def list_files(path: str, depth: int) -> int:
+    """Write what lies below `path` as NUL-terminated paths, an `f` before regular files, an `x` before what else is no
+    directory; 0 or an errno (ENAMETOOLONG: deeper than `depth`). Nothing is followed."""
+    try:
+        here = os.open(WORK, os.O_RDONLY | os.O_DIRECTORY)
+        for part in path.split("/") if path else ():
+            here = directory(part, here)
+        for folder, folders, files, at in os.fwalk(".", dir_fd=here, onerror=_raise):
+            if folder.count("/") >= depth:
+                return errno.ENAMETOOLONG
+            for name in files + folders:
+                mode = os.stat(name, dir_fd=at, follow_symlinks=False).st_mode
+                if not stat.S_ISDIR(mode):
+                    found = os.path.normpath(os.path.join(path, folder, name))
+                    write_all(1, (b"f" if stat.S_ISREG(mode) else b"x") + os.fsencode(found) + b"\0")
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def write_files(files: list[tuple[str, int]], body: bytes, new: bool) -> int:
@@ -580,10 +617,14 @@ def serve(runner: Runner, request: dict[str, Any], body: bytes) -> tuple[tuple[i
         return runner.run(lambda: interpret(source, env), *job)
     if op == "shell":
         env = {**DEFAULT_ENV, **os.environ, **OWN_ENV}
-        return runner.converse(lambda: become_shell(env), body, request["timeout"], request["limit"])
+        return runner.converse(env, body, request["timeout"], request["limit"])
     if op == "read":
         path, limit = request["path"], request["limit"]
         reply, out = runner.run(lambda: read_file(path, limit), b"", FILE_SECONDS, limit)
+        return reply, out[: reply[0]]
+    if op == "list":
+        path, depth = request["path"], request["depth"]
+        reply, out = runner.run(lambda: list_files(path, depth), b"", FILE_SECONDS, request["limit"])
         return reply, out[: reply[0]]
     files, new = request["files"], request["new"]
     reply, _ = runner.run(lambda: write_files(files, body, new), b"", FILE_SECONDS, 0)

@@ -8,11 +8,21 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 from rollout_workers.sandbox import filter as seccomp
 from rollout_workers.sandbox.channel import Channel, ChannelClosedError, ChannelNonsenseError, Reply
-from verifiers.sandbox import ExecResult, SandboxError, SandboxKilled, SandboxSpec, SandboxUnavailable
+from verifiers.sandbox import (
+    COPIED_BYTES,
+    COPIED_FILES,
+    Copied,
+    ExecResult,
+    SandboxError,
+    SandboxKilled,
+    SandboxSpec,
+    SandboxUnavailable,
+)
 
 START_SECONDS: Final = 30.0
 PING_SECONDS: Final = 2.0
@@ -21,6 +31,10 @@ GRACE_SECONDS: Final = 15.0
 MAX_SECONDS: Final = 86_400.0
 FILE_SECONDS: Final = 20.0 + GRACE_SECONDS
 OPEN_FILES: Final = 512
+DEPTH: Final = 100
+"""Of directories in what is copied out."""
+NAME_BYTES: Final = 256
+"""On average, of a path in it."""
 FIRST_UID: Final = 2_000_000
 DEFAULT: Final = SandboxSpec()
 ADDRESS_SPACE: Final = 4
@@ -160,6 +174,32 @@ class Box:
         _check(reply, path, f"larger than {limit} bytes")
         return reply.body
 
+    async def copy_out(
+        self, path: str, target: Path, *, limit: int = COPIED_BYTES, files: int = COPIED_FILES
+    ) -> Copied:
+        """See `verifiers.sandbox.Sandbox.copy_out`."""
+        below = "" if path == "." else inside(path)
+        request = {"op": "list", "path": below, "depth": DEPTH, "limit": files * NAME_BYTES}
+        async with self._lock:
+            reply = await self._call(request, reply_limit=files * NAME_BYTES, timeout=FILE_SECONDS)
+        listed = reply.body.split(b"\0")[:-1]
+        if reply.truncated or len(listed) > files:
+            raise ValueError(f"{path} holds more than {files} files")
+        _check(reply, path, "too large")
+        left_out, room = [], limit
+        await asyncio.to_thread(target.mkdir, parents=True)
+        for kind, name in ((one[:1], os.fsdecode(one[1:])) for one in listed):
+            if kind != b"f":
+                left_out.append(name)
+                continue
+            try:
+                data = await self.read(name, limit=room)
+            except FileNotFoundError:  # gone since
+                continue
+            room -= len(data)
+            await asyncio.to_thread(_place, target / inside(name)[len(below) :].lstrip("/"), data)
+        return Copied(len(listed) - len(left_out), limit - room, tuple(left_out))
+
     async def write(self, path: str, data: bytes, *, new: bool = False) -> None:
         """See `verifiers.sandbox.Sandbox.write`. What stands there is replaced; a symbolic link is not followed."""
         async with self._lock:
@@ -236,6 +276,13 @@ def inside(path: str) -> str:
     if path.startswith("/") or ".." in parts or "\0" in path or not parts:
         raise ValueError(f"{path!r} does not name a file below the working directory")
     return "/".join(parts)
+
+
+def _place(path: Path, data: bytes) -> None:
+    """Make a file where there is none, with its directories: all below one that was made for it, so without a link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        file.write(data)
 
 
 def _check(reply: Reply, path: str, too_large: str) -> None:

@@ -87,23 +87,27 @@ class Cgroups:
             raise
         return group
 
-    def sweep(self) -> None:
-        """End and remove what a killed owner left behind. Blocks, for a moment if there is anything."""
+    def orphans(self) -> list[Path]:
+        """Groups of owners that are dead."""
         mark = f"{PREFIX}*-{_pid_namespace()}-*"  # what an owner's process id means elsewhere is not ours to say
         groups = [path for parent in {self.memory, self.pids} for path in parent.glob(mark)]
-        orphans = [path for path in groups if not Path("/proc", path.name.split("-")[-3]).exists()]
+        return [path for path in groups if not Path("/proc", path.name.split("-")[-3]).exists()]
+
+    def sweep(self) -> int:
+        """End and remove what a killed owner left behind; how many. Blocks, for a moment if there is anything."""
+        orphans = self.orphans()
         for path in orphans:
             with suppress(OSError):
                 for pid in map(int, (path / "cgroup.procs").read_text().split()):
                     if pid > 0:  # 0 stands for what this namespace cannot see
                         os.kill(pid, signal.SIGKILL)
         _wait_removed(orphans, SWEEP_SECONDS)
+        return len({path.name for path in orphans})
 
 
-def sweep() -> None:
+def sweep() -> int:
     """What `Cgroups.sweep` does, wherever groups may have been made."""
-    for place in _places():
-        place.sweep()
+    return sum(place.sweep() for place in _places())
 
 
 def find() -> Cgroups | str:

@@ -7,7 +7,8 @@ from rollout_workers.sandbox.bubblewrap import Bubblewrap
 from rollout_workers.sandbox.docker import Docker
 from verifiers.sandbox import SandboxUnavailable
 
-Backend = Literal["auto", "bubblewrap", "docker"]
+Backend = Literal["auto", "bubblewrap", "docker", "gvisor"]
+"""`gvisor` is docker with gVisor's runtime."""
 
 
 async def choose(
@@ -24,12 +25,14 @@ async def choose(
     what to install.
     """
     passed_over: list[str] = []
+    if backend == "gvisor":
+        runtime = runtime or docker.GVISOR
     if backend != "bubblewrap":
         probe, engine = await docker.probe(image, runtime=runtime, cpus=cpus, run=run)
         if engine is not None:
             return engine, f"{probe.why}."
         passed_over.append(probe.why)
-    if backend != "docker":
+    if backend in ("auto", "bubblewrap"):
         probe, walls = await bubblewrap.probe()
         if walls is not None:
             return walls, "; ".join([probe.why, *passed_over]) + "."

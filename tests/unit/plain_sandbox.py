@@ -82,7 +82,7 @@ class PlainSandbox:
         shell = self._shell
         assert shell.stdin
         before, begun = len(self._said.read_bytes()), len(self._shown.read_bytes())
-        shell.stdin.write(evaluation(text.encode()))
+        shell.stdin.write(evaluation(text.encode(), "bash"))
         timed_out = False
         try:
             async with asyncio.timeout(timeout):
