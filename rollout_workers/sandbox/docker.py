@@ -8,12 +8,13 @@ The agent is root in there with CAP_SETUID, CAP_SETGID and CAP_KILL alone; comma
 import asyncio
 import itertools
 import os
+import re
 import secrets
 import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ INSTALL: Final = "install and start a container engine (Debian, Ubuntu: apt-get 
 CALL_SECONDS: Final = 30
 END_SECONDS: Final = 3
 OWN_PROCESSES: Final = 1
+SAFE_RUNC, NEXT_RUNC, SAFE_NEXT_RUNC = (1, 2, 8), (1, 3, 0), (1, 3, 3)
 GVISOR: Final = "runsc"
 GVISOR_PROCESSES, GVISOR_SHARE = 512, 32
 """Of the host, for its kernel and for each process inside; a fork bomb of 32 took 844 in all."""
@@ -216,7 +218,22 @@ async def probe(
         return Probe(False, f"docker does not work here: {error}"), None
     if result.exit_code != 0:
         return Probe(False, f"docker runs nothing here: {result.stderr.decode(errors='replace')}"), None
-    return Probe(True, f"docker works, with image {image} and runtime {runtime or 'of its own choice'}"), backend
+    weak = "" if runtime == GVISOR else weakness(await call(client.version))
+    return Probe(True, f"docker works, with image {image} and runtime {runtime or 'of its own choice'}{weak}"), backend
+
+
+def weakness(version: Mapping[str, Any]) -> str:
+    """What to say of a runc with known escapes, from the engine's account of its parts; empty for a later one."""
+    for part in version.get("Components", ()):
+        found = re.match(r"(\d+)\.(\d+)\.(\d+)", part["Version"]) if part["Name"] == "runc" else None
+        if found is not None:
+            one = tuple(map(int, found.groups()))
+            if one < SAFE_RUNC or NEXT_RUNC <= one < SAFE_NEXT_RUNC:
+                return (
+                    f"; its runc {part['Version']} is of a release with known escapes (CVE-2025-31133 and others, "
+                    "mended in 1.2.8 and 1.3.3): see whether your distribution has mended it"
+                )
+    return ""
 
 
 def sweep() -> int:

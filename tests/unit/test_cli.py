@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from fakes import TINY, closed_group, tiny_model
+from plain_sandbox import PlainSandboxes
 
+from rl import images
 from rl.cli import main
 from rl.closing import finished
 from rl.config import load
@@ -17,6 +19,7 @@ from rl.inbox import Batch
 from rl.ledger import Ledger
 from rl.prepare import create, load_tasks, stored_config
 from rl.report import batch_stats, build
+from rollout_workers.sandbox import select, selftest
 from verifiers.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -402,3 +405,36 @@ def test_from_the_shell(tmp_path: Path, arguments: list[str], code: int, words: 
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+def test_a_selftest_fails_where_one_attempt_escapes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def choose(*_: object, **__: object) -> tuple[PlainSandboxes, str]:
+        return PlainSandboxes(), "no walls at all."
+
+    async def held(_: object) -> str:
+        return "it was held"
+
+    monkeypatch.setattr(select, "choose", choose)
+    attempts = (selftest.Attempt("other episodes", selftest.other_episodes), selftest.Attempt("nothing", held))
+    monkeypatch.setattr(selftest, "ATTEMPTS", attempts)
+    assert exits("sandbox", "selftest", "--json") == 1
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["tried"], found["contained"]) == (2, 1)
+    assert [one["contained"] for one in found["attempts"]] == [False, True]
+    assert "no walls at all." in err
+    monkeypatch.setattr(selftest, "ATTEMPTS", attempts[1:])
+    assert exits("sandbox", "selftest") == 0
+    assert "1 of 1 contained" in capsys.readouterr().out
+
+
+def test_an_image_needs_an_engine(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    assert exits("image", "build", "--new") == 2
+    assert "no container engine answers" in capfd.readouterr().err
+    monkeypatch.setattr(images, "SCRIPT", tmp_path / "no.sh")
+    assert "clone" in refusal(capfd, "image", "build")

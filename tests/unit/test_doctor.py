@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rl.doctor import Finding, examine, in_words, memory, packages
+from rollout_workers.sandbox.docker import weakness
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,16 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A further folder of installed packages."""
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("version", "weak"),
+    [("1.1.5+ds1", True), ("1.2.7", True), ("1.2.8", False), ("1.3.0", True), ("1.3.3", False), ("1.4.0-rc.3", False)],
+)
+def test_a_runc_with_known_escapes_is_named(version: str, weak: bool) -> None:
+    said = weakness({"Components": [{"Name": "Engine", "Version": "20.10"}, {"Name": "runc", "Version": version}]})
+    assert (version in said) == weak
+    assert weakness({}) == ""
 
 
 @pytest.mark.required
