@@ -121,6 +121,26 @@ def _parser() -> argparse.ArgumentParser:
     reap = add("reap", _reap, "Remove sandboxes whose owners are gone.", sandboxes)
     reap.add_argument("--every", type=float, metavar="SECONDS", help="go on doing it")
 
+    verifier = commands.add_parser("verifier", help="Begin a verifier, check, attack and audit one.")
+    verifiers = verifier.add_subparsers(required=True, metavar="COMMAND")
+    new = add("new", _verifier_new, "Write a package with a verifier that works, and its test.", verifiers)
+    new.add_argument("name", help="small letters, digits and _")
+    new.add_argument("--directory", type=Path, default=Path(), help="where its own directory is made")
+    check = add("check", _verifier_check, "Try the contract on a verifier's own examples, attacks included.", verifiers)
+    check.add_argument("name", help="a name, module:attribute, or file.py:attribute")
+    _backend_option(check)
+    attack = add("attack", _verifier_attack, "Try what has fooled graders; exit code 0 if none was paid.", verifiers)
+    attack.add_argument("names", nargs="*", help="all that are built in, if left out")
+    _backend_option(attack)
+    audit_ = add(
+        "audit", _verifier_audit, "Measure error rates on labelled answers, and list disagreements.", verifiers
+    )
+    audit_.add_argument("name", help="a name, module:attribute, or file.py:attribute")
+    audit_.add_argument(
+        "--data", type=Path, required=True, help="JSONL: {payload, reply, correct}, GSM8K's or HumanEval's"
+    )
+    _backend_option(audit_)
+
     image = commands.add_parser("image", help="Make what docker sandboxes start from.")
     images = image.add_subparsers(required=True, metavar="COMMAND")
     build = add("build", _image_build, "Make the base image, and print its content's hash.", images)
@@ -330,6 +350,52 @@ def _reap(options: argparse.Namespace) -> int:
     if options.every is not None:
         reaper.keep_reaping(options.every, _say)
     print(f"removed {reaper.reap()}")
+    return OK
+
+
+def _verifier_new(options: argparse.Namespace) -> int:
+    from rl import verifying
+
+    place = verifying.new(options.name, options.directory)
+    print(
+        f"{place}: install it with pip install -e {shlex.quote(str(place))}, then: cwm-rl verifier check {options.name}"
+    )
+    return OK
+
+
+def _verifier_check(options: argparse.Namespace) -> int:
+    from rl import verifying
+
+    found = asyncio.run(verifying.check(options.name, options.backend))
+    if options.json:
+        print(json.dumps([one._asdict() for one in found], indent=2))
+    else:
+        print("\n".join(f"{'kept' if one.kept else 'BROKEN':6}  {one.rule}: {one.seen or 'yes'}" for one in found))
+    return OK if all(one.kept for one in found) else FAILED
+
+
+def _verifier_attack(options: argparse.Namespace) -> int:
+    from rl import verifying
+
+    tried = asyncio.run(verifying.attack(options.names, options.backend))
+    paid = sum(one.paid for one in tried)
+    if options.json:
+        rows = [one._asdict() for one in tried]
+        print(json.dumps({"tried": len(tried), "paid": paid, "attacks": rows}, indent=2))
+    else:
+        print(verifying.attack_table(tried))
+    return OK if not paid else FAILED
+
+
+def _verifier_audit(options: argparse.Namespace) -> int:
+    from rl import verifying
+
+    found = asyncio.run(verifying.audit(options.name, options.data, options.backend))
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        lines = [f"{one['where']}: {one['kind']}, {one['detail']}" for one in found.pop("disagreements")]
+        print("\n".join([*lines, *(f"{key:18} {value:.6g}" for key, value in found.items())]))
     return OK
 
 

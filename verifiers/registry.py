@@ -1,8 +1,12 @@
-"""Verifiers by name: the entry-point group `cwm_rl.verifiers`, or `module:attribute`."""
+"""Verifiers by name: the entry-point group `cwm_rl.verifiers`, `module:attribute`, or `path/to/file.py:attribute`."""
 
+import sys
 from difflib import get_close_matches
+from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from verifiers.sandbox import Sandboxes
@@ -52,7 +56,8 @@ def load(name: str, **options: Any) -> Verifier:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise ValueError(
-            f"no verifier is called '{name}': {hint}known are {', '.join(sorted(known))}, or module:attribute"
+            f"no verifier is called '{name}': {hint}known are {', '.join(sorted(known))}, "
+            "or module:attribute, or file.py:attribute"
         )
     try:
         verifier = _resolve(target)(**options)
@@ -64,9 +69,25 @@ def load(name: str, **options: Any) -> Verifier:
     return verifier
 
 
+def _from_file(path: Path) -> Any:
+    """A module of its own, made once. Raises FileNotFoundError and what the file raises."""
+    name = f"cwm_rl_verifier_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise FileNotFoundError(f"{path} is no Python file")
+        sys.modules[name] = module = module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
 def _resolve(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    found: Any = import_module(module)
+    module, _, attribute = target.rpartition(":")
+    found: Any = _from_file(Path(module)) if module.endswith(".py") else import_module(module)
     for part in attribute.split("."):
         found = getattr(found, part)
     return found
