@@ -121,7 +121,7 @@ async def disk(sandboxes: Sandboxes) -> str:
     fill = (
         "for d in /work /tmp /dev/shm; do cat /dev/zero >$d/x; cat /dev/zero >$d/y; done 2>/dev/null; du -sb /work /tmp"
     )
-    places = "/x /usr/x /etc/x /dev/x /var/x /run/x /proc/x /root/x /sys/x"
+    places = "/x /usr/x /etc/x /dev/x /var/x /run/x /proc/x /lib/x /sys/x"
     free = shutil.disk_usage("/").free
     async with sandboxes.open(SandboxSpec(disk_bytes=32 << 20)) as box:
         result = await box.exec(fill, timeout=30)

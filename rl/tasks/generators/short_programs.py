@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
-from rl.tasks.generators.base import Problem, near, slip
+from rl.tasks.generators.base import Problem, near
 from rl.tasks.tracer import START_MARK, render, trace
 from verifiers.task import Message
 from verifiers.trace import FRAME_SEP
@@ -76,15 +76,10 @@ class ShortPrograms:
         return Problem(text, (Message("user", text),), {"frames": render(frames)}, plan=program)
 
     def demonstrate(self, problem: Problem, chance: Random, mistakes: float) -> Iterator[Message]:
-        """See `Generator.demonstrate`: a mistaken trace is the true one of a program that was misread."""
+        """See `Generator.demonstrate`: a mistaken trace is the true one of another call."""
         program: Program = problem.plan
-        first, second = program.arguments
-        misread = replace(
-            program,
-            body=tuple(_misread(one, chance, mistakes) for one in program.body),
-            arguments=(near(chance, first, mistakes / 2), near(chance, second, mistakes / 2)),
-            result=slip(chance, program.result, _VARIABLES[:2], mistakes),
-        )
+        first, second = (near(chance, argument, mistakes) for argument in program.arguments)
+        misread = replace(program, arguments=(first, second))
         lines = [line.removesuffix(START_MARK) for line in program.source.splitlines()]
         frames = trace(misread.source, "f", misread.arguments)
         frames = [replace(frame, line=lines[frame.number - 1]) for frame in frames]
@@ -111,17 +106,3 @@ def _program(chance: Random, difficulty: int) -> Program:
         if target not in known:
             known.append(target)
     return Program(tuple(body), body[-1].target, (chance.randint(1, 9), chance.randint(1, 9)))
-
-
-def _misread(one: Assignment, chance: Random, mistakes: float) -> Assignment:
-    """As a careless reader takes it: another operand or operator, the guard the wrong way round."""
-    guard = one.guard
-    if guard is not None:
-        guard = (guard[0], slip(chance, guard[1], "<>", mistakes), guard[2])
-    return replace(
-        one,
-        left=slip(chance, one.left, "ab", mistakes),
-        operator=slip(chance, one.operator, _OPERATORS, mistakes),
-        right=one.right if one.right == "0" else slip(chance, one.right, "ab", mistakes),
-        guard=guard,
-    )
