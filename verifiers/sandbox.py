@@ -1,6 +1,6 @@
 """The sandbox contract. Implementations stand in `rollout_workers.sandbox`; floor 0 only names what it needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,9 @@ class SandboxSpec:
     """CPU time of one command's process, beside its wall-clock timeout."""
     disk_bytes: int = 64 << 20
     """Everything written below the working directory and /tmp."""
+    writable_root: bool = False
+    """For repository images, whose packages commands must be able to change: all of the image can be written, by a root
+    without any capability, and `disk_bytes` does not bound what is written outside the working directory and /tmp."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Relative path -> content, put into the working directory at the start."""
 
@@ -78,10 +81,12 @@ class Sandbox(Protocol):
         env: Mapping[str, str] | None = None,
         timeout: float = 10.0,
         output_limit: int = 1 << 16,
+        live: Callable[[bytes, bytes], None] | None = None,
     ) -> ExecResult:
         """Run a program, or shell text if `argv` is a string. `timeout` in seconds; `output_limit` in bytes a stream.
 
-        Its whole process tree is gone when this returns. Raises SandboxKilled, SandboxUnavailable.
+        Several may run at once. Its whole process tree is gone when this returns; `live` is shown pieces of stdout and
+        stderr as they come. Raises SandboxKilled, SandboxUnavailable.
         """
         ...
 
@@ -94,7 +99,14 @@ class Sandbox(Protocol):
         """
         ...
 
-    async def shell(self, text: str, *, timeout: float = 10.0, output_limit: int = 1 << 16) -> ExecResult:
+    async def shell(
+        self,
+        text: str,
+        *,
+        timeout: float = 10.0,
+        output_limit: int = 1 << 16,
+        live: Callable[[bytes, bytes], None] | None = None,
+    ) -> ExecResult:
         """Run text in the sandbox's one shell, which keeps its directory, variables, functions and background jobs.
 
         Both outputs come as `stdout`, in order; there is no input. Between calls the shell and its jobs stand still.

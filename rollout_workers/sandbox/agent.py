@@ -1,10 +1,11 @@
 """The inside of a sandbox: process 1 of its pid namespace, handed in to `python3 -I -S` as source or bytecode.
 
-    host --frame--> receive --> exec | read | write, each in a confined child --> kill all --> send --frame--> host
-                            --> shell, a confined child that stays                --> freeze all --> send --> host
+    host --frame--> receive --> exec | read | write, each in a confined child --> kill its tree --> send --frame--> host
+                            --> shell, a confined child that stays --> freeze its tree --> send --frame--> host
 
 A request is two big-endian uint32 (header length, body length), a marshalled dictionary, raw bytes; a reply is the
-fixed header `REPLY` and raw bytes. One request, one reply. The agent believes the host, never the other way round.
+fixed header `REPLY` and raw bytes. Requests are numbered, run side by side and are answered as they end; one that is
+`live` is answered in pieces, all but the last marked MORE. The agent believes the host, never the other way round.
 Everything that touches what commands can touch runs in a forked child under the commands' own uid and limits; the
 agent itself only moves bytes, kills and reaps. As process 1 it cannot be signalled from inside, inherits every orphan,
 and takes the whole namespace with it when it exits, which it does as soon as the host hangs up.
@@ -27,14 +28,15 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 else:
     import _signal as signal
 
 FRAME = struct.Struct("!II")
+STATUS = struct.Struct("!i")
 REPLY = struct.Struct("!IIIhB")  # length of the body, number of the request, how much of it is stdout, status, flags
-TIMED_OUT, TRUNCATED, OOM, FAILED, ENDED = 1, 2, 4, 8, 16
+TIMED_OUT, TRUNCATED, OOM, FAILED, ENDED, MORE = 1, 2, 4, 8, 16, 32
 ERROR_LIMIT = 1000
 READY = b"\0"
 """What a fork of the template says before it is an agent; see `template`."""
@@ -45,6 +47,7 @@ WORK = "/work"
 CHUNK = 1 << 18
 SWEEP_SECONDS = 5.0
 LONG_TEXT = 4096
+SUBREAPER = (36, 1, 0, 0, 0)  # of prctl: orphans come back to this process
 FILE_SECONDS = 20.0
 UNCONFINED = 125  # a child's exit code when it could not enter its confinement, and so ran nothing
 DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
@@ -94,14 +97,18 @@ def must(result: int, what: str) -> None:
         raise OSError(code, f"{what}: {os.strerror(code)}")
 
 
+def capabilities(keep: int) -> None:
+    """Have these and no others; no later program gets more, as it may gain no privileges."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)(keep, keep, 0, 0, 0, 0)
+    must(libc.capset(header, sets), "capset")
+
+
 def harden(program: bytes) -> None:
     """Give up for good what neither the agent nor its children need; `program` is a seccomp filter in BPF."""
     must(libc.prctl(4, 0, 0, 0, 0), "PR_SET_DUMPABLE")  # /proc/1 belongs to root, and nobody may trace us
     must(libc.prctl(38, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
-    keep = sum(1 << capability for capability in KEPT) if os.getuid() == 0 else 0
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    sets = (ctypes.c_uint32 * 6)(keep, keep, 0, 0, 0, 0)
-    must(libc.capset(header, sets), "capset")
+    capabilities(sum(1 << capability for capability in KEPT) if os.getuid() == 0 else 0)
     code = ctypes.create_string_buffer(program, len(program))
 
     class Program(ctypes.Structure):
@@ -130,12 +137,14 @@ class Confinement:
             os.setgroups([])
             os.setresgid(self.uid, self.uid, self.uid)
             os.setresuid(self.uid, self.uid, self.uid)
+            if self.uid == 0:  # which keeps the agent's capabilities for it
+                capabilities(0)
         os.umask(0o022)
         for ignored in INHERITED:  # exec would pass that on
             signal.signal(ignored, signal.SIG_DFL)
 
 
-# --- running a child --------------------------------------------------------------------------------------------
+# --- running children -------------------------------------------------------------------------------------------
 
 
 class Stream:
@@ -143,7 +152,7 @@ class Stream:
 
     def __init__(self, fd: int, limit: int) -> None:
         os.set_blocking(fd, False)
-        self.fd, self.limit, self.kept, self.truncated = fd, limit, bytearray(), False
+        self.fd, self.room, self.kept, self.truncated = fd, limit, bytearray(), False
 
     def drain(self) -> bool:
         """Read once; False at the end of the stream."""
@@ -151,9 +160,9 @@ class Stream:
             piece = os.read(self.fd, CHUNK)
         except BlockingIOError:
             return True
-        room = self.limit - len(self.kept)
-        self.kept += piece[:room]
-        self.truncated |= len(piece) > room
+        self.kept += piece[: self.room]
+        self.truncated |= len(piece) > self.room
+        self.room = max(0, self.room - len(piece))
         return bool(piece)
 
     def finish(self) -> None:
@@ -163,19 +172,14 @@ class Stream:
             if not self.drain() or (len(self.kept), self.truncated) == before or self.truncated:
                 break
 
-    def close(self) -> None:
-        """Take what is left once every writer is dead, and no more."""
-        self.finish()
-        os.close(self.fd)
-
 
 class Shell:
     """A shell that keeps its state from one call to the next. It reads its script from a pipe, one `eval` a call."""
 
-    def __init__(self, name: str, pid: int, script: int, said: int, output: int) -> None:
-        os.set_blocking(said, False)
-        self.name, self.pid, self.script, self.said, self.output = name, pid, script, said, output
-        self.gone = False
+    def __init__(self, name: str, pid: int, fds: tuple[int, int, int, int]) -> None:
+        self.name, self.pid, self.gone, self.lost = name, pid, False, False
+        self.script, self.said, self.output, self.told = self.fds = fds
+        os.set_blocking(self.said, False)
 
     def code(self) -> int | None:
         """The exit code of the command, as a wait status, once the shell has said it."""
@@ -186,103 +190,193 @@ class Shell:
         code = line.strip()[-3:]  # commands can reach this pipe if they try hard; they fool themselves alone
         return (int(code) & 0xFF) << 8 if code.isdigit() else None
 
-    def close(self) -> None:
-        """Close our ends, after the shell has ended."""
-        for fd in (self.script, self.said, self.output):
-            os.close(fd)
+
+class Job:
+    """A request whose answer depends on a child: `pid`, or under a nurse of that pid."""
+
+    def __init__(
+        self,
+        number: int,
+        pid: int,
+        deadline: float,
+        streams: tuple[Stream, ...],
+        *,
+        nursed: bool,
+        of_shell: bool = False,
+    ) -> None:
+        self.number, self.pid, self.deadline, self.streams = number, pid, deadline, streams
+        self.nursed, self.of_shell = nursed, of_shell
+        self.live = self.outputs_only = False
+        self.feed: memoryview | None = None
+        self.stdin = self.told = -1
+        self.status: int | None = None
+        self.oom_before = oom_kills()
 
 
 class Runner:
-    """Runs one child at a time and leaves no process behind, but a shell and what runs under it: those are frozen."""
+    """Runs children, several at once, and leaves no process of a finished one behind; a shell is frozen meanwhile."""
 
     def __init__(self, confinement: Confinement) -> None:
         self.confinement = confinement
-        self.alone = False
+        self.jobs: list[Job] = []
         self.shell: Shell | None = None
-        self.spared: frozenset[int] = frozenset()
+        self.alone = False
+        self.nurses: bool | None = None
+        self.delayed: list[tuple[dict[str, Any], bytes]] = []
+        self.handlers: dict[int, Callable[[int], None]] = {}
+        self.poll = select.poll()
         self.wake, wake_in = os.pipe()
         os.set_blocking(self.wake, False)
         os.set_blocking(wake_in, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
+        self.poll.register(HOST_IN, select.POLLIN)
+        self.watch(self.wake, select.POLLIN, lambda _: self.reap())
 
-    def run(
-        self, body: Callable[[], int], stdin: bytes, timeout: float, limit: int
-    ) -> tuple[tuple[int, int, int], bytes]:
-        """Fork, confine, call `body` (its result is the exit code), wait, kill all. Raises OSError, SurvivorsError."""
-        pipes = [os.pipe() for _ in range(3)]
-        killed = oom_kills()
-        self.spared = processes() if self.shell is not None else frozenset()  # frozen, so that there are no others
-        pid = os.fork()
-        if pid == 0:
-            self.child(body, pipes[0][0], pipes[1][1], pipes[2][1])
-        for fd in (pipes[0][0], pipes[1][1], pipes[2][1]):
+    def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        """Call `handler` with what `poll` says of `fd`."""
+        self.handlers[fd] = handler
+        self.poll.register(fd, events)
+
+    def forget(self, fd: int, *, close: bool = True) -> None:
+        """Watch `fd` no longer."""
+        if self.handlers.pop(fd, None) is not None:
+            self.poll.unregister(fd)
+        if close:
             os.close(fd)
-        out, err = Stream(pipes[1][0], limit), Stream(pipes[2][0], limit)
-        status = self.attend(pid, pipes[0][1], stdin, (out, err), time.monotonic() + timeout)
-        self.sweep()
-        out.close()
-        err.close()
-        flags = TIMED_OUT * (status is None)
-        flags |= TRUNCATED * (out.truncated or err.truncated)
-        flags |= OOM * (oom_kills() > killed)
-        return (len(out.kept), 0 if status is None else code_of(status), flags), bytes(out.kept + err.kept)
 
-    def converse(
-        self, env: dict[str, str], text: bytes, timeout: float, limit: int
-    ) -> tuple[tuple[int, int, int], bytes]:
-        """Let the shell, with `env` if it has to start, do `text`; then freeze it and all that it started.
+    def next_request(self) -> tuple[dict[str, Any], bytes]:
+        """Go on with the jobs until the host asks for something."""
+        while True:
+            left = min((job.deadline for job in self.jobs), default=None)
+            wait = None if left is None else max(0.0, left - time.monotonic()) * 1000 + 1
+            asked = False
+            for fd, event in self.poll.poll(wait):
+                if fd == HOST_IN:
+                    asked = True
+                elif (handler := self.handlers.get(fd)) is not None:
+                    handler(event)
+            for job in self.jobs[:]:
+                if job.status is not None or time.monotonic() >= job.deadline:
+                    self.end(job)
+            if self.delayed and not self.full:
+                return self.delayed.pop(0)
+            if asked:
+                request, body = receive()
+                if not (self.full and request["op"] not in ("ping", "shell")):
+                    return request, body
+                self.delayed.append((request, body))
 
-        Raises OSError, SurvivorsError.
-        """
-        killed = oom_kills()
+    @property
+    def full(self) -> bool:
+        """Whether a further command has to wait."""
+        return any(not job.nursed for job in self.jobs) and not self.can_nurse()
+
+    def can_nurse(self) -> bool:
+        """Not in gVisor: a command waits for the one before it there, or nobody could tell their orphans apart."""
+        if self.nurses is None:
+            pid = os.fork()
+            if pid == 0:
+                os._exit(libc.prctl(*SUBREAPER) != 0)
+            self.nurses = os.waitpid(pid, 0)[1] == 0
+        return self.nurses
+
+    def run(self, request: dict[str, Any], body: Callable[[], int], stdin: bytes, timeout: float, limit: int) -> Job:
+        """Start a confined child that calls `body`; its result is the exit code. Raises OSError."""
+        (given, stdin_in), (out, stdout), (err, stderr) = (os.pipe() for _ in range(3))
+        nursed = any(not job.nursed for job in self.jobs)
+        pid, told = self.start(body, (given, stdout, stderr), nursed=nursed)
+        streams = Stream(out, limit), Stream(err, limit)
+        job = Job(request["id"], pid, time.monotonic() + timeout, streams, nursed=nursed)
+        job.live, job.told, job.stdin = request.get("live", False), told, stdin_in
+        if nursed:
+            self.watch(told, select.POLLIN, lambda _: self.told(job))
+        self.follow(job, stdin)
+        return job
+
+    def converse(self, request: dict[str, Any], env: dict[str, str], text: bytes) -> None:
+        """Have the shell, with `env` if it has to start, do `text`. Raises OSError."""
+        if any(job.of_shell for job in self.jobs):
+            raise OSError(errno.EBUSY, "the shell is busy")
         lost = self.shell is not None and self.shell.gone
         if lost:
             self.end_shell()
         if self.shell is None:
             self.shell = self.open_shell(env)
         else:
-            signal_all(signal.SIGCONT)
+            for pid in self.trees()[self.shell.pid] if self.jobs else (-1,):
+                send_signal(pid, signal.SIGCONT)
         shell = self.shell
         shell.code()  # nothing said before counts
-        out = Stream(shell.output, limit)
-        script = evaluation(text, shell.name)
-        status = self.attend(shell.pid, shell.script, script, (out,), time.monotonic() + timeout, shell)
-        ended = status is None or shell.gone
-        if ended:
-            self.sweep()
-        else:
-            signal_all(signal.SIGSTOP)
-        out.finish()
-        if ended:
-            self.end_shell()
-        flags = TIMED_OUT * (status is None) | TRUNCATED * out.truncated | ENDED * (ended or lost)
-        flags |= OOM * (oom_kills() > killed)
-        return (len(out.kept), 0 if status is None else code_of(status), flags), bytes(out.kept)
+        deadline = time.monotonic() + request["timeout"]
+        streams = (Stream(shell.output, request["limit"]),)
+        job = Job(request["id"], shell.pid, deadline, streams, nursed=True, of_shell=True)
+        job.live, job.stdin = request.get("live", False), shell.script
+        self.watch(shell.said, select.POLLIN, lambda event: self.said(job, shell, event))
+        self.follow(job, evaluation(text, shell.name))
+        shell.lost = lost
 
-    def open_shell(self, env: dict[str, str]) -> Shell:
-        """Fork one that reads its script from descriptor 0 and answers on 3: bash, or what there is."""
-        try:
-            name = os.path.basename(program_of("bash", env["PATH"]))
-        except FileNotFoundError:
-            name = "sh"
-        (script, script_in), (said_out, said), (output_out, output) = (os.pipe() for _ in range(3))
+    def follow(self, job: Job, data: bytes) -> None:
+        """Feed it, and take what it writes."""
+        self.jobs.append(job)
+        os.set_blocking(job.stdin, False)
+        job.feed = memoryview(data)
+        self.fed(job)
+        for stream in job.streams:
+            self.take(job, stream)
+
+    def fed(self, job: Job) -> None:
+        """Write what its input takes; close it at the end, but not a shell's."""
+        if job.feed is not None:
+            job.feed = write_some(job.stdin, job.feed)
+        if job.feed is None:
+            self.forget(job.stdin, close=not job.of_shell)
+        elif job.stdin not in self.handlers:
+            self.watch(job.stdin, select.POLLOUT, lambda _: self.fed(job))
+
+    def take(self, job: Job, stream: Stream) -> None:
+        """Take what comes of an output."""
+        self.watch(stream.fd, select.POLLIN, lambda _: self.taken(job, stream))
+
+    def taken(self, job: Job, stream: Stream) -> None:
+        """Take some of it; pass it on at once if the host wants to see it live."""
+        if not stream.drain():
+            self.forget(stream.fd, close=False)
+        if job.live and stream.kept:
+            first = len(stream.kept) if stream is job.streams[0] else 0
+            send(job.number, (first, 0, MORE), bytes(stream.kept))
+            stream.kept.clear()
+
+    def told(self, job: Job) -> None:
+        """What a nurse says of her command's end."""
+        said = os.read(job.told, STATUS.size)
+        if said:
+            (job.status,) = STATUS.unpack(said)
+        else:
+            self.forget(job.told, close=False)
+
+    def said(self, job: Job, shell: Shell, event: int) -> None:
+        """What a shell says of a command's end."""
+        code = shell.code()
+        job.status = code if job.status is None else job.status
+        if event & select.POLLHUP:
+            self.forget(shell.said, close=False)
+
+    def start(self, body: Callable[[], int], fds: tuple[int, ...], *, nursed: bool) -> tuple[int, int]:
+        """Fork; `fds` become the child's first ones and are closed here. Its pid, and where a nurse tells its end."""
+        told, told_in = os.pipe() if nursed else (-1, -1)
         pid = os.fork()
         if pid == 0:
-            self.child(lambda: execute([name, "-s"], ".", env), script, output, output, said)
-        for fd in (script, said, output):
-            os.close(fd)
-        os.set_blocking(script_in, False)
-        return Shell(name, pid, script_in, said_out, output_out)
+            if nursed:
+                self.nurse(body, fds, told_in)
+            self.child(body, fds)
+        for fd in {*fds, told_in}:
+            if fd >= 0:
+                os.close(fd)
+        return pid, told
 
-    def end_shell(self) -> None:
-        """Forget it, whose processes are dead."""
-        if self.shell is not None:
-            self.shell.close()
-        self.shell = None
-
-    def child(self, body: Callable[[], int], *fds: int) -> NoReturn:
-        """The forked side, with `fds` as its first ones; never returns."""
+    def child(self, body: Callable[[], int], fds: tuple[int, ...]) -> NoReturn:
+        """The forked side; never returns."""
         code = UNCONFINED
         try:
             for target, source in enumerate(fds):
@@ -292,113 +386,188 @@ class Runner:
         finally:
             os._exit(code)
 
-    def attend(
-        self,
-        pid: int,
-        stdin: int,
-        data: bytes,
-        streams: tuple[Stream, ...],
-        deadline: float,
-        shell: Shell | None = None,
-    ) -> int | None:
-        """Feed and drain until the child has ended, or the shell says that it is done; None at the deadline.
+    def nurse(self, body: Callable[[], int], fds: tuple[int, ...], told: int) -> NoReturn:
+        """Stand between process 1 and a command: what that leaves behind comes back here, and so is known as its own.
 
-        Returns a wait status. Closes `stdin`, but not a shell's.
+        Killed with it, by the agent; commands have another uid.
         """
-        by_fd = {stream.fd: stream for stream in streams}
-        poll = select.poll()
-        poll.register(HOST_IN, 0)  # reports a hang-up only
-        poll.register(self.wake, select.POLLIN)
-        for fd in by_fd:
-            poll.register(fd, select.POLLIN)
-        if shell is not None:
-            poll.register(shell.said, select.POLLIN)
-        os.set_blocking(stdin, False)
-        feed: memoryview | None = memoryview(data)
-        status: int | None = None
-        while status is None and (left := deadline - time.monotonic()) > 0:
-            if feed is not None:
-                feed = write_some(stdin, feed)
-                if feed is not None:
-                    poll.register(stdin, select.POLLOUT)
-                elif shell is None:
-                    os.close(stdin)
-            for fd, event in poll.poll(left * 1000 + 1):
-                if fd == HOST_IN:
-                    os._exit(0)
-                elif fd == self.wake:
-                    status = self.reap().get(pid, status)
-                elif fd in by_fd:
-                    if not by_fd[fd].drain():
-                        poll.unregister(fd)
-                elif shell is not None and fd == shell.said:
-                    status = shell.code() if status is None else status
-                    if event & select.POLLHUP:
-                        poll.unregister(fd)
-            if feed is not None:
-                poll.unregister(stdin)
-        if feed is not None and shell is None:
-            os.close(stdin)
-        return status
+        try:
+            libc.prctl(*SUBREAPER)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            pid = os.fork()
+            if pid == 0:
+                self.child(body, fds)
+            os.dup2(told, 0)
+            os.closerange(1, 1024)  # other commands wait for the end of pipes that were open here
+            while True:
+                found, status = os.waitpid(-1, 0)
+                if found == pid:
+                    os.write(0, STATUS.pack(status))
+        except ChildProcessError:
+            while True:
+                select.select((), (), ())
+        finally:
+            os._exit(UNCONFINED)
 
-    def reap(self) -> dict[int, int]:
-        """Wait statuses of every process that has ended, orphans of the commands among them."""
+    def reap(self) -> None:
+        """Take note of every process that has ended, orphans of the commands among them."""
         try:
             while os.read(self.wake, 4096):
                 pass
         except BlockingIOError:
             pass
-        found: dict[int, int] = {}
         try:
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
-                    return found
-                found[pid] = status
+                    return
+                for job in self.jobs:
+                    if job.pid == pid and job.status is None:
+                        job.status = status
                 if self.shell is not None and pid == self.shell.pid:
                     self.shell.gone = True
         except ChildProcessError:
             self.alone = True
-            return found
 
-    def sweep(self) -> None:
-        """Kill every process of the namespace but this one and those spared, and reap them. Raises SurvivorsError."""
-        poll = select.poll()
-        poll.register(self.wake, select.POLLIN)
+    def end(self, job: Job) -> None:
+        """Kill what is left of a job, and answer."""
+        self.jobs.remove(job)
+        shell = self.shell if job.of_shell else None
+        ended = shell is not None and (job.status is None or shell.gone)
+        try:
+            self.sweep(job, spare=shell is not None and not ended)
+        except SurvivorsError as error:
+            send(job.number, (0, 0, FAILED), f"{type(error).__name__}: {error}".encode()[:ERROR_LIMIT])
+            return
+        for stream in job.streams:
+            stream.finish()
+            self.forget(stream.fd, close=not job.of_shell)
+        if job.of_shell and shell is not None:
+            self.forget(job.stdin, close=False)
+            self.forget(shell.said, close=False)
+        elif job.feed is not None:
+            self.forget(job.stdin)
+        if job.nursed and not job.of_shell:
+            self.forget(job.told)
+        flags = TIMED_OUT * (job.status is None) | OOM * (oom_kills() > job.oom_before)
+        flags |= TRUNCATED * any(stream.truncated for stream in job.streams)
+        if shell is not None:
+            flags |= ENDED * (ended or shell.lost)
+            if ended:
+                self.end_shell()
+        out, *others = (bytes(stream.kept) for stream in job.streams)
+        status = 0 if job.status is None else code_of(job.status)
+        send(job.number, (len(out), status, flags), out if job.outputs_only else b"".join((out, *others)))
+
+    def sweep(self, job: Job, *, spare: bool) -> None:
+        """Kill every process of a job, but a shell's if `spare`; let those of others go on, freeze a resting shell's.
+
+        Raises SurvivorsError.
+        """
+        if not self.jobs and self.shell is None:
+            self.kill_all()
+            return
+        if not self.jobs and spare:
+            send_signal(-1, signal.SIGSTOP)
+            return
+        deadline = time.monotonic() + SWEEP_SECONDS
+        while True:
+            send_signal(-1, signal.SIGSTOP)  # nothing forks from here on: no bomb outruns what follows
+            trees = self.trees(job)
+            doomed = trees.pop(job.pid) if job.nursed and not spare else set()
+            if not any(not other.nursed for other in self.jobs):
+                doomed |= trees.pop(None, set())
+            for pid in doomed:
+                send_signal(pid, signal.SIGKILL)
+            self.reap()
+            if not doomed:
+                break
+            if time.monotonic() > deadline:
+                raise SurvivorsError(f"processes outlived SIGKILL by {SWEEP_SECONDS:g} s")
+            self.pause()
+        running = {other.pid if other.nursed else None for other in self.jobs}
+        for root, pids in trees.items():
+            for pid in pids if root in running else ():
+                send_signal(pid, signal.SIGCONT)
+
+    def kill_all(self) -> None:
+        """Kill every process of the namespace but this one, and reap them. Raises SurvivorsError."""
         deadline = time.monotonic() + SWEEP_SECONDS
         while time.monotonic() < deadline:
+            send_signal(-1, signal.SIGKILL)
             self.alone = False
-            others = self.kill_all()
             self.reap()
-            if self.alone or not others:  # nobody left to wait for: process 1 is the parent of every orphan
+            if self.alone:  # nobody left to wait for: process 1 is the parent of every orphan
                 return
-            poll.poll(20)
+            self.pause()
         raise SurvivorsError(f"processes outlived SIGKILL by {SWEEP_SECONDS:g} s")
 
-    def kill_all(self) -> bool:
-        """SIGKILL to all but the spared ones; whether there may be any such. No bomb outruns it: see `signal_all`."""
-        if not self.spared:
-            signal_all(signal.SIGKILL)
-            return True
-        signal_all(signal.SIGSTOP)
-        others = processes() - self.spared
-        for pid in others:
+    def pause(self) -> None:
+        """Until a child ends, or for a moment."""
+        poll = select.poll()
+        poll.register(self.wake, select.POLLIN)
+        poll.poll(20)
+
+    def trees(self, *ended: Job) -> dict[int | None, set[int]]:
+        """Processes by the nurse they descend from, herself among them; None for those of the job without one."""
+        parents = dict(processes())
+        roots = {job.pid for job in (*self.jobs, *ended) if job.nursed}
+        if self.shell is not None:
+            roots.add(self.shell.pid)
+        found: dict[int | None, set[int]] = {root: set() for root in roots}
+        for pid in parents:
+            at: int | None = pid
+            while at is not None and at not in roots:
+                at = parents.get(at)
+            found.setdefault(at, set()).add(pid)
+        return found
+
+    def open_shell(self, env: dict[str, str]) -> Shell:
+        """Start one that reads its script from descriptor 0 and answers on 3: bash, or what there is."""
+        try:
+            name = os.path.basename(program_of("bash", env["PATH"]))
+        except FileNotFoundError:
+            name = "sh"
+        (script, script_in), (said_out, said), (output_out, output) = (os.pipe() for _ in range(3))
+        fds = script, output, output, said
+        pid, told = self.start(lambda: execute([name, "-s"], ".", env), fds, nursed=True)
+        shell = Shell(name, pid, (script_in, said_out, output_out, told))
+        self.watch(told, select.POLLIN, lambda _: self.shell_ended(shell))
+        return shell
+
+    def shell_ended(self, shell: Shell) -> None:
+        """Its nurse says so, or is dead herself."""
+        said = os.read(shell.told, STATUS.size)
+        shell.gone = True
+        self.forget(shell.told, close=False)
+        for job in self.jobs:
+            if job.of_shell and said:
+                (job.status,) = STATUS.unpack(said)
+
+    def end_shell(self) -> None:
+        """Forget it, whose processes are dead."""
+        if self.shell is not None:
+            for fd in self.shell.fds:
+                self.forget(fd)
+        self.shell = None
+
+
+def processes() -> Iterator[tuple[int, int]]:
+    """Of this namespace, but for process 1: pid and parent."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and name != "1":
             try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        return bool(others)
+                with open(f"/proc/{name}/stat") as file:
+                    yield int(name), int(file.read().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
 
 
-def processes() -> frozenset[int]:
-    """Of this namespace, but for process 1."""
-    return frozenset(int(name) for name in os.listdir("/proc") if name.isdigit()) - {1}
-
-
-def signal_all(number: int) -> None:
-    """Signal every process of the namespace but this one; the kernel holds off forks meanwhile."""
+def send_signal(pid: int, number: int) -> None:
+    """kill(2), also of -1, every process but this one, while the kernel holds off forks; no error if it is gone."""
     try:
-        os.kill(-1, number)
+        os.kill(pid, number)
     except ProcessLookupError:
         pass
 
@@ -602,33 +771,33 @@ def begin(request: dict[str, Any], program: bytes) -> Runner:
     return Runner(Confinement(uid, request["limits"]))
 
 
-def serve(runner: Runner, request: dict[str, Any], body: bytes) -> tuple[tuple[int, int, int], bytes]:
-    """Do one request. Raises OSError, SurvivorsError."""
+def serve(runner: Runner, request: dict[str, Any], body: bytes) -> None:
+    """Answer one request, or start what will. Raises OSError."""
     op = request["op"]
+    env = {**DEFAULT_ENV, **os.environ, **OWN_ENV, **request.get("env", {})}
+    timeout, limit = request.get("timeout", FILE_SECONDS), request.get("limit", 0)
+    job: Job | None = None
     if op == "ping":
-        return (0, 0, 0), b""
-    if op in ("exec", "python"):
-        env = {**DEFAULT_ENV, **os.environ, **OWN_ENV, **request.get("env", {})}
-        job = body, request["timeout"], request["limit"]
-        if op == "exec":
-            argv, cwd = request["argv"], request["cwd"]
-            return runner.run(lambda: execute(argv, cwd, env), *job)
+        send(request["id"], (0, 0, 0), b"")
+    elif op == "exec":
+        argv, cwd = request["argv"], request["cwd"]
+        job = runner.run(request, lambda: execute(argv, cwd, env), body, timeout, limit)
+    elif op == "python":
         source = request["source"]
-        return runner.run(lambda: interpret(source, env), *job)
-    if op == "shell":
-        env = {**DEFAULT_ENV, **os.environ, **OWN_ENV}
-        return runner.converse(env, body, request["timeout"], request["limit"])
-    if op == "read":
-        path, limit = request["path"], request["limit"]
-        reply, out = runner.run(lambda: read_file(path, limit), b"", FILE_SECONDS, limit)
-        return reply, out[: reply[0]]
-    if op == "list":
+        job = runner.run(request, lambda: interpret(source, env), body, timeout, limit)
+    elif op == "shell":
+        runner.converse(request, env, body)
+    elif op == "read":
+        path = request["path"]
+        job = runner.run(request, lambda: read_file(path, limit), b"", timeout, limit)
+    elif op == "list":
         path, depth = request["path"], request["depth"]
-        reply, out = runner.run(lambda: list_files(path, depth), b"", FILE_SECONDS, request["limit"])
-        return reply, out[: reply[0]]
-    files, new = request["files"], request["new"]
-    reply, _ = runner.run(lambda: write_files(files, body, new), b"", FILE_SECONDS, 0)
-    return reply, b""
+        job = runner.run(request, lambda: list_files(path, depth), b"", timeout, limit)
+    else:
+        files, new = request["files"], request["new"]
+        job = runner.run(request, lambda: write_files(files, body, new), b"", timeout, limit)
+    if job is not None and op not in ("exec", "python"):
+        job.outputs_only = True
 
 
 def main() -> NoReturn:
@@ -640,17 +809,16 @@ def main() -> NoReturn:
     os.closerange(3, 1024)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # process 1 is deaf to signals that it does not handle
     runner: Runner | None = None
-    reply: tuple[int, int, int]
     while True:
-        request, body = receive()
+        request, body = receive() if runner is None else runner.next_request()
         try:
             if runner is None:
-                runner, reply, out = begin(request, body), (0, 0, 0), b""
+                runner = begin(request, body)
+                send(request["id"], (0, 0, 0), b"")
             else:
-                reply, out = serve(runner, request, body)
-        except (OSError, SurvivorsError) as error:
-            reply, out = (0, 0, FAILED), f"{type(error).__name__}: {error}".encode()[:ERROR_LIMIT]
-        send(request["id"], reply, out)
+                serve(runner, request, body)
+        except OSError as error:
+            send(request["id"], (0, 0, FAILED), f"{type(error).__name__}: {error}".encode()[:ERROR_LIMIT])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import errno
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -77,14 +77,14 @@ class Walls(Protocol):
 
 
 class Box:
-    """A sandbox behind an agent. Implements `verifiers.sandbox.Sandbox`; commands queue, one runs at a time.
+    """A sandbox behind an agent. Implements `verifiers.sandbox.Sandbox`; commands run side by side, a shell's in turn.
 
     Cancelling a call in the middle ends the sandbox: nothing of the command goes on, and no later call can succeed.
     """
 
     def __init__(self, channel: Channel, walls: Walls) -> None:
         self._channel, self._walls = channel, walls
-        self._lock = asyncio.Lock()
+        self._shell = asyncio.Lock()
         self._dead: SandboxError | None = None
 
     @classmethod
@@ -105,8 +105,7 @@ class Box:
     async def alive(self) -> bool:
         """Whether the agent answers. Does not raise."""
         try:
-            async with self._lock:
-                await self._call({"op": "ping"}, reply_limit=0, timeout=PING_SECONDS)
+            await self._call({"op": "ping"}, reply_limit=0, timeout=PING_SECONDS)
         except (SandboxUnavailable, SandboxKilled):
             return False
         return True
@@ -114,9 +113,8 @@ class Box:
     async def fill(self, files: Mapping[str, bytes]) -> None:
         """Put files in place before any command ran. Raises SandboxUnavailable, ValueError for files that cannot be."""
         try:
-            async with self._lock:
-                if files:
-                    await self._write(files)
+            if files:
+                await self._write(files)
         except SandboxKilled as error:
             raise SandboxUnavailable(f"the sandbox did not start: {error}") from error
 
@@ -129,6 +127,7 @@ class Box:
         env: Mapping[str, str] | None = None,
         timeout: float = 10.0,
         output_limit: int = 1 << 16,
+        live: Callable[[bytes, bytes], None] | None = None,
     ) -> ExecResult:
         """See `verifiers.sandbox.Sandbox.exec`. Raises ValueError for what cannot be run."""
         words = ["/bin/sh", "-c", argv] if isinstance(argv, str) else list(argv)
@@ -136,7 +135,7 @@ class Box:
         if not words or any("\0" in text for text in (*words, cwd, *variables, *variables.values())):
             raise ValueError("a command needs at least one word, and no NUL byte in it, its cwd or its environment")
         request = {"op": "exec", "argv": words, "cwd": cwd, "env": variables}
-        return await self._run(request, stdin, timeout, output_limit)
+        return await self._run(request, stdin, timeout, output_limit, live)
 
     async def python(
         self, source: str, *, stdin: bytes = b"", timeout: float = 10.0, output_limit: int = 1 << 16
@@ -144,22 +143,36 @@ class Box:
         """See `verifiers.sandbox.Sandbox.python`: the agent's own interpreter, forked. Raises ValueError."""
         return await self._run({"op": "python", "source": source}, stdin, timeout, output_limit)
 
-    async def shell(self, text: str, *, timeout: float = 10.0, output_limit: int = 1 << 16) -> ExecResult:
+    async def shell(
+        self,
+        text: str,
+        *,
+        timeout: float = 10.0,
+        output_limit: int = 1 << 16,
+        live: Callable[[bytes, bytes], None] | None = None,
+    ) -> ExecResult:
         """See `verifiers.sandbox.Sandbox.shell`. Raises ValueError for what cannot be run."""
         if "\0" in text:
             raise ValueError("no NUL byte can be in a command")
-        return await self._run({"op": "shell"}, text.encode(errors="surrogateescape"), timeout, output_limit)
+        async with self._shell:
+            return await self._run({"op": "shell"}, text.encode(errors="surrogateescape"), timeout, output_limit, live)
 
-    async def _run(self, request: Mapping[str, Any], stdin: bytes, timeout: float, output_limit: int) -> ExecResult:
+    async def _run(
+        self,
+        request: Mapping[str, Any],
+        stdin: bytes,
+        timeout: float,
+        output_limit: int,
+        live: Callable[[bytes, bytes], None] | None = None,
+    ) -> ExecResult:
         if not 0 < timeout <= MAX_SECONDS or output_limit < 0:
             raise ValueError(
                 f"timeout {timeout} and output limit {output_limit}: 0 to {MAX_SECONDS:g} seconds, and >= 0"
             )
         request = {**request, "timeout": timeout, "limit": output_limit}
-        async with self._lock:
-            killed = self._walls.oom_kills()
-            reply = await self._call(request, stdin, reply_limit=2 * output_limit, timeout=timeout + GRACE_SECONDS)
-            oom = reply.oom or self._walls.oom_kills() > killed
+        killed, most = self._walls.oom_kills(), 2 * output_limit
+        reply = await self._call(request, stdin, reply_limit=most, timeout=timeout + GRACE_SECONDS, live=live)
+        oom = reply.oom or self._walls.oom_kills() > killed
         code = None if reply.timed_out else reply.status
         out, err = reply.body[: reply.stdout], reply.body[reply.stdout :]
         return ExecResult(out, err, code, reply.truncated, reply.timed_out, oom, reply.ended)
@@ -167,8 +180,7 @@ class Box:
     async def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
         """See `verifiers.sandbox.Sandbox.read`. No symbolic link is followed: ValueError."""
         request = {"op": "read", "path": inside(path), "limit": limit}
-        async with self._lock:
-            reply = await self._call(request, reply_limit=limit, timeout=FILE_SECONDS)
+        reply = await self._call(request, reply_limit=limit, timeout=FILE_SECONDS)
         if reply.truncated:
             raise ValueError(f"{path} is larger than {limit} bytes")
         _check(reply, path, f"larger than {limit} bytes")
@@ -180,8 +192,7 @@ class Box:
         """See `verifiers.sandbox.Sandbox.copy_out`."""
         below = "" if path == "." else inside(path)
         request = {"op": "list", "path": below, "depth": DEPTH, "limit": files * NAME_BYTES}
-        async with self._lock:
-            reply = await self._call(request, reply_limit=files * NAME_BYTES, timeout=FILE_SECONDS)
+        reply = await self._call(request, reply_limit=files * NAME_BYTES, timeout=FILE_SECONDS)
         listed = reply.body.split(b"\0")[:-1]
         if reply.truncated or len(listed) > files:
             raise ValueError(f"{path} holds more than {files} files")
@@ -202,20 +213,27 @@ class Box:
 
     async def write(self, path: str, data: bytes, *, new: bool = False) -> None:
         """See `verifiers.sandbox.Sandbox.write`. What stands there is replaced; a symbolic link is not followed."""
-        async with self._lock:
-            await self._write({path: data}, new=new)
+        await self._write({path: data}, new=new)
 
     async def _write(self, files: Mapping[str, bytes], *, new: bool = False) -> None:
         request = {"op": "write", "files": [(inside(path), len(data)) for path, data in files.items()], "new": new}
         reply = await self._call(request, b"".join(files.values()), reply_limit=0, timeout=FILE_SECONDS)
         _check(reply, ", ".join(files), "more than the sandbox's disk holds")
 
-    async def _call(self, request: Mapping[str, Any], body: bytes = b"", *, reply_limit: int, timeout: float) -> Reply:
+    async def _call(
+        self,
+        request: Mapping[str, Any],
+        body: bytes = b"",
+        *,
+        reply_limit: int,
+        timeout: float,
+        live: Callable[[bytes, bytes], None] | None = None,
+    ) -> Reply:
         """Ask the agent. Raises SandboxKilled, SandboxUnavailable, and goes on raising it: a sandbox dies once."""
         if self._dead is not None:
             raise self._dead
         try:
-            reply = await self._channel.call(request, body, reply_limit=reply_limit, timeout=timeout)
+            reply = await self._channel.call(request, body, reply_limit=reply_limit, timeout=timeout, live=live)
         except asyncio.CancelledError:
             self._dead = SandboxUnavailable("the sandbox was ended by the cancellation of a call")
             self._channel.close()

@@ -69,6 +69,8 @@ class Bubblewrap:
     async def open(self, spec: SandboxSpec = DEFAULT) -> AsyncIterator[Box]:
         """See `verifiers.sandbox.Sandboxes.open`. Raises ValueError for a spec that cannot be."""
         check(spec)
+        if spec.writable_root:
+            raise ValueError("SandboxSpec.writable_root: bubblewrap has no root of its own to write; take docker")
         if spec.image is not None:
             raise SandboxUnavailable(f"image {spec.image!r} needs the docker back end: bubblewrap has no images")
         uid = own_uid() if os.geteuid() == 0 else None

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from rollout_workers.sandbox.agent import ENDED, ERROR_LIMIT, FAILED, FRAME, OOM, REPLY, TIMED_OUT, TRUNCATED
+from rollout_workers.sandbox.agent import ENDED, ERROR_LIMIT, FAILED, FRAME, MORE, OOM, REPLY, TIMED_OUT, TRUNCATED
 
 MARSHAL_VERSION = 2
 """Read by every Python 3."""
@@ -47,8 +47,17 @@ class Source(Protocol):
         ...
 
 
+class _Waiting:
+    """A request that was sent."""
+
+    def __init__(self, reply_limit: int, live: Callable[[bytes, bytes], None] | None) -> None:
+        self.room, self.live = reply_limit, live
+        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.out, self.err = bytearray(), bytearray()
+
+
 class Channel:
-    """One request at a time, one reply each."""
+    """Requests side by side, one reply each, perhaps in pieces."""
 
     @classmethod
     @asynccontextmanager
@@ -68,37 +77,90 @@ class Channel:
     def __init__(self, source: Source, sink: asyncio.StreamWriter) -> None:
         self._source, self._sink = source, sink
         self._last = 0
+        self._waiting: dict[int, _Waiting] = {}
+        self._end: Exception | None = None
+        self._reading = asyncio.create_task(self._read(), name="sandbox channel")
 
-    async def call(self, request: Mapping[str, Any], body: bytes = b"", *, reply_limit: int, timeout: float) -> Reply:
-        """Ask and wait. `reply_limit` bounds the reply's body. Raises TimeoutError or the errors above."""
+    async def call(
+        self,
+        request: Mapping[str, Any],
+        body: bytes = b"",
+        *,
+        reply_limit: int,
+        timeout: float,
+        live: Callable[[bytes, bytes], None] | None = None,
+    ) -> Reply:
+        """Ask and wait. `reply_limit` bounds the reply's body; `live` is shown pieces of both outputs as they come.
+
+        Raises TimeoutError or the errors above.
+        """
+        if self._end is not None:
+            raise self._end
         self._last += 1
-        header = marshal.dumps({**request, "id": self._last}, MARSHAL_VERSION)
+        number = self._last
+        waiting = self._waiting[number] = _Waiting(reply_limit, live)
+        header = marshal.dumps({**request, "id": number, "live": live is not None}, MARSHAL_VERSION)
         try:
             async with asyncio.timeout(timeout):
                 self._sink.write(FRAME.pack(len(header), len(body)) + header)
                 self._sink.write(body)
                 await self._sink.drain()
-                return await self._receive(reply_limit)
-        except asyncio.IncompleteReadError as error:
-            raise ChannelClosedError("the agent hung up") from error
+                return await waiting.reply
         except OSError as error:
             if isinstance(error, TimeoutError):
                 raise
             raise ChannelClosedError(f"the agent is gone: {error}") from error
+        finally:
+            del self._waiting[number]
+            if not waiting.reply.cancel() and not waiting.reply.cancelled():
+                waiting.reply.exception()  # seen, whoever raises what
 
-    async def _receive(self, reply_limit: int) -> Reply:
+    async def _read(self) -> None:
+        """Hand replies to those who wait, until the other end is gone or not our agent any more."""
+        try:
+            while True:
+                await self._receive()
+        except asyncio.IncompleteReadError:
+            self._fail(ChannelClosedError("the agent hung up"))
+        except OSError as error:
+            self._fail(ChannelClosedError(f"the agent is gone: {error}"))
+        except ChannelNonsenseError as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._end = error
+        for one in self._waiting.values():
+            if not one.reply.done():
+                one.reply.set_exception(error)
+
+    async def _receive(self) -> None:
         size, number, stdout, status, flags = REPLY.unpack(await self._source.readexactly(REPLY.size))
-        allowed = ERROR_LIMIT if flags == FAILED else reply_limit
+        waiting = self._waiting.get(number)
+        if waiting is None or stdout > size or not -64 <= status <= 255 or flags >= 2 * MORE:
+            raise ChannelNonsenseError("a reply that answers nothing asked")
+        allowed = ERROR_LIMIT if flags == FAILED else waiting.room
         if size > allowed:
             raise ChannelNonsenseError(f"a reply of {size} bytes, {allowed} allowed")
-        if number != self._last or stdout > size or not -64 <= status <= 255 or flags >= 2 * ENDED:
-            raise ChannelNonsenseError("a reply that answers nothing asked")
         body = await self._source.readexactly(size)
-        return Reply(body, stdout, status, *(bool(flags & flag) for flag in (TIMED_OUT, TRUNCATED, OOM, FAILED, ENDED)))
+        out, err = body[:stdout], body[stdout:]
+        if waiting.live is not None and flags != FAILED:
+            waiting.room -= size
+            waiting.out += out
+            waiting.err += err
+            if body:
+                waiting.live(out, err)
+            body, stdout = bytes(waiting.out + waiting.err), len(waiting.out)
+        elif flags & MORE:
+            raise ChannelNonsenseError("a piece of a reply where a whole one was asked for")
+        if not flags & MORE and not waiting.reply.done():
+            flagged = (bool(flags & flag) for flag in (TIMED_OUT, TRUNCATED, OOM, FAILED, ENDED))
+            waiting.reply.set_result(Reply(body, stdout, status, *flagged))
 
     def close(self) -> None:
         """Hang up: the agent ends, and its namespace with it."""
         self._sink.transport.abort()
+        self._reading.cancel()
+        self._fail(ChannelClosedError("the channel was closed"))
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:

@@ -38,7 +38,9 @@ BASE_IMAGE: Final = "cwm-rl-base:local"
 INSTALL: Final = "install and start a container engine (Debian, Ubuntu: apt-get install docker.io)"
 CALL_SECONDS: Final = 30
 END_SECONDS: Final = 3
-OWN_PROCESSES: Final = 1
+REMOVALS: Final = 3
+OWN_PROCESSES: Final = 2
+"""The agent, and the nurse of the shell."""
 SAFE_RUNC, NEXT_RUNC, SAFE_NEXT_RUNC = (1, 2, 8), (1, 3, 0), (1, 3, 3)
 GVISOR: Final = "runsc"
 GVISOR_PROCESSES, GVISOR_SHARE = 512, 32
@@ -72,7 +74,7 @@ class Docker:
     async def open(self, spec: SandboxSpec = DEFAULT) -> AsyncIterator[Box]:
         """See `verifiers.sandbox.Sandboxes.open`. Raises ValueError for a spec that cannot be."""
         check(spec)
-        uid = own_uid()
+        uid = 0 if spec.writable_root else own_uid()
         async with self._container(spec, uid) as container:
             await call(container.start)  # attached first, so that no byte can be missed
             async with Channel.over(container.take(), Demultiplexed) as channel:
@@ -102,7 +104,7 @@ class Docker:
             cap_drop=["ALL"],
             cap_add=["SETUID", "SETGID", "KILL"],
             security_opt=["no-new-privileges"],
-            read_only=True,
+            read_only=not spec.writable_root,
             tmpfs={"/work": _tmpfs(disk.work, f"mode=0755,uid={uid},gid={uid}"), "/tmp": _tmpfs(disk.tmp, "mode=1777")},  # noqa: S108
             shm_size=disk.shm,
             mem_limit=spec.memory_bytes,
@@ -305,13 +307,17 @@ def _remove(client: Any, name: str) -> None:
     """Kill and remove; no error if it is gone or going. Raises docker.errors.DockerException."""
     import docker.errors
 
-    try:
-        client.remove_container(name, force=True, v=True)
-    except docker.errors.NotFound:
-        return
-    except docker.errors.APIError as error:
-        if error.status_code != 409:  # somebody else is removing it
-            raise
+    for attempt in range(REMOVALS):
+        try:
+            client.remove_container(name, force=True, v=True)
+            return
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError as error:
+            if error.status_code == 409:  # somebody else is removing it
+                return
+            if attempt == REMOVALS - 1:  # an engine gives up on a frozen gVisor, and kills it for good while it does
+                raise
 
 
 def labels(run: str, deadline: float) -> dict[str, str]:

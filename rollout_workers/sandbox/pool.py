@@ -24,7 +24,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 
 CLOSED: Final = "the pool of sandboxes is closed"
 
-Profile = tuple[str | None, int, int, float, int]
+Profile = tuple[str | None, int, int, float, int, bool]
 
 
 class Fresh(Sandbox, Protocol):
@@ -239,4 +239,4 @@ async def _destroy(kept: Kept) -> None:
 
 def _profile(spec: SandboxSpec) -> Profile:
     """Everything but the files."""
-    return spec.image, spec.memory_bytes, spec.pids, spec.cpu_seconds, spec.disk_bytes
+    return spec.image, spec.memory_bytes, spec.pids, spec.cpu_seconds, spec.disk_bytes, spec.writable_root

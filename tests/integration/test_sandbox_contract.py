@@ -24,6 +24,10 @@ LIBC_SIGNALS = 0b11 << 31
 """32 and 33, glibc's own: make leaves them ignored in what it starts, and glibc lets nobody undo that."""
 
 
+COMMANDS = "head -qc 100 /proc/[0-9]*/cmdline | tr '\\0' ' '"
+"""Of every process that can be seen; the agent's is its whole source."""
+
+
 @pytest_asyncio.fixture(
     scope="module",
     loop_scope="module",
@@ -128,7 +132,7 @@ async def test_a_shell_keeps_its_state_and_stands_still_between_calls(sandboxes:
         before = await sandbox.exec("wc -c </work/count")
         assert (await sandbox.exec("sleep 0.2; wc -c </work/count")).stdout == before.stdout, "it ran between calls"
         await sandbox.exec("sleep 4321 & setsid sleep 4321 &")
-        found = await sandbox.shell("kill %2; cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+        found = await sandbox.shell(f"kill %2; {COMMANDS}")
         assert b"sleep 1234" in found.stdout
         assert b"sleep 4321" not in found.stdout, "what a command left behind is still there"
 
@@ -199,6 +203,28 @@ async def test_specs_that_cannot_be_are_refused(sandboxes: Sandboxes) -> None:
             pass
 
 
+async def test_a_writable_root_is_given_by_name_and_with_it_no_right(sandboxes: Sandboxes) -> None:
+    spec = SandboxSpec(writable_root=True)
+    if not isinstance(sandboxes, docker.Docker):
+        with pytest.raises(ValueError, match="writable_root"):
+            await sandboxes.open(spec).__aenter__()
+        return
+    async with sandboxes.open(spec) as sandbox:
+        changed = await sandbox.exec("echo 1 >/usr/lib/python3/dist-packages/mine.py && echo 2 >/etc/mine && id -u")
+        assert (changed.stdout, changed.stderr) == (b"0\n", b"")
+        status = (await sandbox.exec(["cat", "/proc/self/status"])).stdout.decode()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 0
+        refused = "chown 1 /etc/mine; mount -t tmpfs none /tmp; cat /proc/1/environ /proc/1/mem"
+        for command in refused.split("; "):
+            assert (await sandbox.exec(command)).exit_code != 0, command
+        if sandboxes.runtime is None:  # gVisor lets a root kill process 1, and with it the sandbox
+            await sandbox.exec("kill -9 1; kill -9 -1")
+            assert (await sandbox.exec(["echo", "alive"])).stdout == b"alive\n"
+    async with sandboxes.open(spec) as sandbox:
+        assert (await sandbox.exec(["test", "-e", "/etc/mine"])).exit_code == 1
+
+
 async def test_an_image_that_is_not_there_is_named(sandboxes: Sandboxes) -> None:
     with pytest.raises(SandboxUnavailable, match="no-such-image"):
         async with sandboxes.open(SandboxSpec(image="no-such-image:local")):
@@ -220,10 +246,45 @@ async def test_cpu_seconds_end_a_process(sandboxes: Sandboxes) -> None:
         assert (await box.exec(["python3", "-c", "while True: pass"], timeout=60)).exit_code == -signal.SIGXCPU
 
 
-async def test_calls_from_several_tasks_queue(sandboxes: Sandboxes) -> None:
-    async with sandboxes.open() as box, asyncio.TaskGroup() as group:
-        tasks = [group.create_task(box.exec(["echo", str(i)])) for i in range(10)]
-    assert [task.result().stdout for task in tasks] == [f"{i}\n".encode() for i in range(10)]
+async def test_commands_run_side_by_side_and_end_alone(sandboxes: Sandboxes) -> None:
+    away = "" if isinstance(sandboxes, docker.Docker) and sandboxes.runtime else "setsid"  # gVisor knows no subreaper
+    async with sandboxes.open() as sandbox:
+        await sandbox.shell("x=kept; sleep 1234 &")
+        start = time.monotonic()
+        slow = asyncio.create_task(sandbox.exec("sleep 2; echo slow; setsid sleep 555 &"))
+        other = asyncio.create_task(sandbox.exec("sleep 2; echo other"))
+        talk = asyncio.create_task(sandbox.shell("sleep 2; echo $x"))
+        await asyncio.sleep(0.3)
+        for number in range(5):  # each of these ends, with what it left, while the others go on
+            quick = await sandbox.exec(f"{away} sleep 777 & sleep 777 & echo {number}")
+            assert quick.stdout == f"{number}\n".encode()
+            await sandbox.write(f"f{number}", b"1")
+        late = await sandbox.exec("sleep 777 & sleep 777", timeout=0.3)
+        assert late.timed_out
+        assert b"777" not in (await sandbox.exec(COMMANDS)).stdout
+        assert [one.stdout for one in await asyncio.gather(slow, other, talk)] == [b"slow\n", b"other\n", b"kept\n"]
+        assert time.monotonic() - start < 10
+        left = (await sandbox.exec(COMMANDS)).stdout
+        assert b"sleep 1234" in left
+        assert b"555" not in left
+
+
+async def test_output_can_be_seen_as_it_comes(sandboxes: Sandboxes) -> None:
+    seen: list[tuple[float, bytes, bytes]] = []
+    start = time.monotonic()
+
+    def live(out: bytes, err: bytes) -> None:
+        seen.append((time.monotonic() - start, out, err))
+
+    async with sandboxes.open() as sandbox:
+        result = await sandbox.exec("echo a; sleep 1; echo b >&2; head -c 300000 /dev/zero", live=live)
+        assert (len(result.stdout), result.stderr, result.truncated) == (1 << 16, b"b\n", True)
+        assert seen[0][1] == b"a\n"
+        assert seen[0][0] < seen[-1][0] - 0.9
+        assert b"".join(out for _, out, _ in seen) == result.stdout
+        seen.clear()
+        result = await sandbox.shell("echo a; sleep 1; echo b", live=live)
+        assert (result.stdout, [out for _, out, _ in seen]) == (b"a\nb\n", [b"a\n", b"b\n"])
 
 
 async def test_cancelling_a_command_leaves_nothing_and_ends_the_sandbox(sandboxes: Sandboxes) -> None:

@@ -35,6 +35,7 @@ class PlainSandbox:
         env: Mapping[str, str] | None = None,
         timeout: float = 10.0,
         output_limit: int = 1 << 16,
+        live: object = None,
     ) -> ExecResult:
         command = ["sh", "-c", argv] if isinstance(argv, str) else list(argv)
         process = await asyncio.create_subprocess_exec(
@@ -65,7 +66,9 @@ class PlainSandbox:
         path = f"{Path(sys.executable).parent}:{os.defpath}"
         return {"PATH": path, "HOME": str(self._temporary), "TMPDIR": str(self._temporary)}
 
-    async def shell(self, text: str, *, timeout: float = 10.0, output_limit: int = 1 << 16) -> ExecResult:
+    async def shell(
+        self, text: str, *, timeout: float = 10.0, output_limit: int = 1 << 16, live: object = None
+    ) -> ExecResult:
         if self._shell is None:
             self._said.write_bytes(b"")
             self._shown.write_bytes(b"")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout_workers.sandbox.agent import FAILED, FRAME, REPLY
+from rollout_workers.sandbox.agent import FAILED, FRAME, MORE, REPLY
 from rollout_workers.sandbox.box import Box, Disk, inside
 from rollout_workers.sandbox.channel import Channel, finish
 from rollout_workers.sandbox.docker import Demultiplexed
@@ -77,7 +77,8 @@ async def test_an_honest_reply() -> None:
         frame(1, b"four", stdout=5),
         frame(1, b"x" * 201),
         frame(1, b"x" * 1001, flags=FAILED),
-        frame(1, flags=2 * FAILED),
+        frame(1, flags=2 * MORE),
+        frame(1, flags=MORE),
     ],
 )
 async def test_nonsense_is_the_commands_doing(nonsense: bytes) -> None:
