@@ -17,6 +17,7 @@ from typing import Any, Final
 import psutil
 
 from rollout_workers.sandbox import docker
+from rollout_workers.sandbox.box import agent_source
 from rollout_workers.sandbox.bubblewrap import Bubblewrap
 from rollout_workers.sandbox.docker import Docker
 from rollout_workers.sandbox.pool import Pool
@@ -30,6 +31,7 @@ POOL: Final = 32
 REAP_EVERY: Final = 5.0
 LEAK_SECONDS: Final = 60.0
 MEBI: Final = 1 << 20
+AGENT: Final = agent_source()[:40]
 
 Say = Callable[[str], None]
 
@@ -300,7 +302,7 @@ def _ours(process: psutil.Process) -> bool:
         above = [one.pid for one in process.parents()]
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
-    return os.getpid() in above or any("one request, one reply" in word.lower() for word in line)
+    return os.getpid() in above or any(word.startswith(AGENT) for word in line)
 
 
 def _pss(process: psutil.Process) -> int:
