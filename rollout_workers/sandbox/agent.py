@@ -221,7 +221,6 @@ class Runner:
         self.jobs: list[Job] = []
         self.shell: Shell | None = None
         self.alone = False
-        self.nurses: bool | None = None
         self.delayed: list[tuple[dict[str, Any], bytes]] = []
         self.handlers: dict[int, Callable[[int], None]] = {}
         self.poll = select.poll()
@@ -232,6 +231,7 @@ class Runner:
         signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
         self.poll.register(HOST_IN, select.POLLIN)
         self.watch(self.wake, select.POLLIN, lambda _: self.reap())
+        self.can_nurse = can_nurse()
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call `handler` with what `poll` says of `fd`."""
@@ -256,9 +256,8 @@ class Runner:
                     asked = True
                 elif (handler := self.handlers.get(fd)) is not None:
                     handler(event)
-            for job in self.jobs[:]:
-                if job.status is not None or time.monotonic() >= job.deadline:
-                    self.end(job)
+            while (job := self.ended_job()) is not None:
+                self.end(job)
             if self.delayed and not self.full:
                 return self.delayed.pop(0)
             if asked:
@@ -267,19 +266,15 @@ class Runner:
                     return request, body
                 self.delayed.append((request, body))
 
+    def ended_job(self) -> Job | None:
+        """One that has ended, or whose time is over. The end of one may bring to light that of another."""
+        now = time.monotonic()
+        return next((job for job in self.jobs if job.status is not None or now >= job.deadline), None)
+
     @property
     def full(self) -> bool:
         """Whether a further command has to wait."""
-        return any(not job.nursed for job in self.jobs) and not self.can_nurse()
-
-    def can_nurse(self) -> bool:
-        """Not in gVisor: a command waits for the one before it there, or nobody could tell their orphans apart."""
-        if self.nurses is None:
-            pid = os.fork()
-            if pid == 0:
-                os._exit(libc.prctl(*SUBREAPER) != 0)
-            self.nurses = os.waitpid(pid, 0)[1] == 0
-        return self.nurses
+        return not self.can_nurse and any(not job.nursed for job in self.jobs)
 
     def run(self, request: dict[str, Any], body: Callable[[], int], stdin: bytes, timeout: float, limit: int) -> Job:
         """Start a confined child that calls `body`; its result is the exit code. Raises OSError."""
@@ -350,7 +345,7 @@ class Runner:
     def told(self, job: Job) -> None:
         """What a nurse says of her command's end."""
         said = os.read(job.told, STATUS.size)
-        if said:
+        if len(said) == STATUS.size:
             (job.status,) = STATUS.unpack(said)
         else:
             self.forget(job.told, close=False)
@@ -381,6 +376,8 @@ class Runner:
         try:
             for target, source in enumerate(fds):
                 os.dup2(source, target)
+            signal.set_wakeup_fd(-1)
+            os.closerange(len(fds), 1024)  # what stays open here, others wait for; and commands could reach it
             self.confinement.enter()
             code = body()
         finally:
@@ -478,8 +475,11 @@ class Runner:
             doomed = trees.pop(job.pid) if job.nursed and not spare else set()
             if not any(not other.nursed for other in self.jobs):
                 doomed |= trees.pop(None, set())
-            for pid in doomed:
+            nurse = doomed & {job.pid} if job.nursed else set()
+            for pid in doomed - nurse or doomed:  # she comes last: what she has lost sight of, nobody finds again
                 send_signal(pid, signal.SIGKILL)
+            if doomed - nurse and nurse:
+                send_signal(job.pid, signal.SIGCONT)  # to take her dead in
             self.reap()
             if not doomed:
                 break
@@ -542,7 +542,7 @@ class Runner:
         shell.gone = True
         self.forget(shell.told, close=False)
         for job in self.jobs:
-            if job.of_shell and said:
+            if job.of_shell and len(said) == STATUS.size:
                 (job.status,) = STATUS.unpack(said)
 
     def end_shell(self) -> None:
@@ -553,13 +553,24 @@ class Runner:
         self.shell = None
 
 
+def can_nurse() -> bool:
+    """Not in gVisor: a command waits for the one before it there, or nobody could tell their orphans apart.
+
+    Asked before the first command, which could hinder the answer.
+    """
+    pid = os.fork()
+    if pid == 0:
+        os._exit(libc.prctl(*SUBREAPER) != 0)
+    return os.waitpid(pid, 0)[1] == 0
+
+
 def processes() -> Iterator[tuple[int, int]]:
     """Of this namespace, but for process 1: pid and parent."""
     for name in os.listdir("/proc"):
         if name.isdigit() and name != "1":
             try:
-                with open(f"/proc/{name}/stat") as file:
-                    yield int(name), int(file.read().rpartition(")")[2].split()[1])
+                with open(f"/proc/{name}/stat", "rb") as file:  # a process may have any bytes for a name
+                    yield int(name), int(file.read().rpartition(b")")[2].split()[1])
             except OSError:
                 continue
 

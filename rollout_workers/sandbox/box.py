@@ -33,6 +33,8 @@ FILE_SECONDS: Final = 20.0 + GRACE_SECONDS
 OPEN_FILES: Final = 512
 DEPTH: Final = 100
 """Of directories in what is copied out."""
+THEIR_DOING: Final = ("SurvivorsError", "BlockingIOError")
+"""What the agent fails of when commands hold on to life, or have taken every process that may be had."""
 NAME_BYTES: Final = 256
 """On average, of a path in it."""
 FIRST_UID: Final = 2_000_000
@@ -244,14 +246,15 @@ class Box:
             await self._die(str(error) or f"the agent did not answer within {timeout:g} s", tampered=False)
         if reply.failed:
             why = reply.body.decode(errors="replace")
-            await self._die(why, tampered=why.startswith("SurvivorsError"))
+            await self._die(why, tampered=why.startswith(THEIR_DOING))
         return reply
 
     async def _die(self, symptom: str, *, tampered: bool) -> NoReturn:
         """Hang up, ask the walls whose doing it was, and raise that."""
         self._channel.close()
         cause = symptom if tampered else await self._walls.cause()
-        self._dead = SandboxUnavailable(symptom) if cause is None else SandboxKilled(cause)
+        if self._dead is None:  # the first to see it knows best: others see a channel that was closed
+            self._dead = SandboxUnavailable(symptom) if cause is None else SandboxKilled(cause)
         raise self._dead
 
 

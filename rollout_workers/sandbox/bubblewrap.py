@@ -52,8 +52,8 @@ code = compile(sys.stdin.buffer.read(), sys.argv[1], "exec", dont_inherit=True, 
 sys.stdout.buffer.write(importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code))
 """
 """Flags of zero and no time: the interpreter looks for no source beside it."""
-OWN_PROCESSES: Final = 2
-"""The agent, and its parent for a moment, which count in the control group."""
+OWN_PROCESSES: Final = 16
+"""The agent, its parent for a moment, nurses, and children that move files: all count in the control group."""
 
 _here = threading.local()
 

@@ -126,6 +126,8 @@ class Channel:
             self._fail(ChannelClosedError(f"the agent is gone: {error}"))
         except ChannelNonsenseError as error:
             self._fail(error)
+        except Exception as error:  # noqa: BLE001 - such as a `live` that raises: nobody may wait for ever
+            self._fail(ChannelClosedError(f"what came could not be taken: {type(error).__name__}: {error}"))
 
     def _fail(self, error: Exception) -> None:
         self._end = error

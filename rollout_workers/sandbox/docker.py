@@ -39,8 +39,8 @@ INSTALL: Final = "install and start a container engine (Debian, Ubuntu: apt-get 
 CALL_SECONDS: Final = 30
 END_SECONDS: Final = 3
 REMOVALS: Final = 3
-OWN_PROCESSES: Final = 2
-"""The agent, and the nurse of the shell."""
+OWN_PROCESSES: Final = 16
+"""The agent, nurses, and children of the agent that move files; commands have their own limit beside it."""
 SAFE_RUNC, NEXT_RUNC, SAFE_NEXT_RUNC = (1, 2, 8), (1, 3, 0), (1, 3, 3)
 GVISOR: Final = "runsc"
 GVISOR_PROCESSES, GVISOR_SHARE = 512, 32

@@ -269,6 +269,16 @@ async def test_commands_run_side_by_side_and_end_alone(sandboxes: Sandboxes) -> 
         assert b"555" not in left
 
 
+async def test_jobs_with_any_name_and_in_any_number_do_not_end_the_sandbox(sandboxes: Sandboxes) -> None:
+    rename = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'\\xff)x'); time.sleep(99)"
+    async with sandboxes.open(SandboxSpec(pids=16)) as sandbox:
+        await sandbox.shell(f'python3 -c "{rename}" & sleep 0.3')
+        assert (await sandbox.exec(["echo", "alive"])).stdout == b"alive\n"
+        await sandbox.shell("for n in 1 2 3 4 5 6 7 8 9 10 11 12 13; do sleep 999 & done")
+        await sandbox.write("a", b"1")
+        assert await sandbox.read("a") == b"1"
+
+
 async def test_output_can_be_seen_as_it_comes(sandboxes: Sandboxes) -> None:
     seen: list[tuple[float, bytes, bytes]] = []
     start = time.monotonic()
