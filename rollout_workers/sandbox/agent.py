@@ -386,7 +386,8 @@ class Runner:
     def nurse(self, body: Callable[[], int], fds: tuple[int, ...], told: int) -> NoReturn:
         """Stand between process 1 and a command: what that leaves behind comes back here, and so is known as its own.
 
-        Killed with it, by the agent; commands have another uid.
+        The agent kills her with it. Commands cannot where they have another uid; where they can, they only lose sight
+        of their own.
         """
         try:
             libc.prctl(*SUBREAPER)
@@ -628,8 +629,6 @@ def interpret(source: str, env: dict[str, str]) -> int:
 
     What the agent knows lies in this process's memory too, but none of it is secret, and it is a copy.
     """
-    os.closerange(3, 1024)  # ends of the agent's pipes, which only an exec would have closed
-    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(WORK)

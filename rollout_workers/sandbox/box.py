@@ -33,8 +33,6 @@ FILE_SECONDS: Final = 20.0 + GRACE_SECONDS
 OPEN_FILES: Final = 512
 DEPTH: Final = 100
 """Of directories in what is copied out."""
-THEIR_DOING: Final = ("SurvivorsError", "BlockingIOError")
-"""What the agent fails of when commands hold on to life, or have taken every process that may be had."""
 NAME_BYTES: Final = 256
 """On average, of a path in it."""
 FIRST_UID: Final = 2_000_000
@@ -88,6 +86,8 @@ class Box:
         self._channel, self._walls = channel, walls
         self._shell = asyncio.Lock()
         self._dead: SandboxError | None = None
+        self._owed = 0.0
+        """Seconds that all calls under way may take together: where commands cannot run side by side, they wait."""
 
     @classmethod
     async def begin(cls, channel: Channel, walls: Walls, spec: SandboxSpec, *, uid: int | None, memory: int) -> "Box":
@@ -199,7 +199,7 @@ class Box:
         if reply.truncated or len(listed) > files:
             raise ValueError(f"{path} holds more than {files} files")
         _check(reply, path, "too large")
-        left_out, room = [], limit
+        left_out, room, copied = [], limit, 0
         await asyncio.to_thread(target.mkdir, parents=True)
         for kind, name in ((one[:1], os.fsdecode(one[1:])) for one in listed):
             if kind != b"f":
@@ -210,8 +210,9 @@ class Box:
             except FileNotFoundError:  # gone since
                 continue
             room -= len(data)
-            await asyncio.to_thread(_place, target / inside(name)[len(below) :].lstrip("/"), data)
-        return Copied(len(listed) - len(left_out), limit - room, tuple(left_out))
+            await asyncio.to_thread(_place, target / _below(inside(name), below), data)
+            copied += 1
+        return Copied(copied, limit - room, tuple(left_out))
 
     async def write(self, path: str, data: bytes, *, new: bool = False) -> None:
         """See `verifiers.sandbox.Sandbox.write`. What stands there is replaced; a symbolic link is not followed."""
@@ -234,8 +235,9 @@ class Box:
         """Ask the agent. Raises SandboxKilled, SandboxUnavailable, and goes on raising it: a sandbox dies once."""
         if self._dead is not None:
             raise self._dead
+        self._owed += timeout
         try:
-            reply = await self._channel.call(request, body, reply_limit=reply_limit, timeout=timeout, live=live)
+            reply = await self._channel.call(request, body, reply_limit=reply_limit, timeout=self._owed, live=live)
         except asyncio.CancelledError:
             self._dead = SandboxUnavailable("the sandbox was ended by the cancellation of a call")
             self._channel.close()
@@ -243,10 +245,12 @@ class Box:
         except ChannelNonsenseError as error:
             await self._die(str(error), tampered=True)
         except (ChannelClosedError, TimeoutError) as error:
-            await self._die(str(error) or f"the agent did not answer within {timeout:g} s", tampered=False)
+            await self._die(str(error) or f"the agent did not answer within {self._owed:g} s", tampered=False)
+        finally:
+            self._owed -= timeout
         if reply.failed:
             why = reply.body.decode(errors="replace")
-            await self._die(why, tampered=why.startswith(THEIR_DOING))
+            await self._die(why, tampered=why.startswith("SurvivorsError"))
         return reply
 
     async def _die(self, symptom: str, *, tampered: bool) -> NoReturn:
@@ -297,6 +301,13 @@ def inside(path: str) -> str:
     if path.startswith("/") or ".." in parts or "\0" in path or not parts:
         raise ValueError(f"{path!r} does not name a file below the working directory")
     return "/".join(parts)
+
+
+def _below(path: str, folder: str) -> str:
+    """A normalised path as seen from a folder that it lies in, or from the top. Raises ValueError."""
+    if folder and not path.startswith(f"{folder}/"):
+        raise ValueError(f"{path!r} was listed, and does not lie in {folder}")
+    return path.removeprefix(f"{folder}/")
 
 
 def _place(path: Path, data: bytes) -> None:

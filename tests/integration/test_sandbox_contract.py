@@ -269,6 +269,17 @@ async def test_commands_run_side_by_side_and_end_alone(sandboxes: Sandboxes) -> 
         assert b"555" not in left
 
 
+async def test_a_command_that_has_to_wait_has_the_time_for_it(
+    sandboxes: Sandboxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rollout_workers.sandbox.box.GRACE_SECONDS", 0.5)
+    async with sandboxes.open() as sandbox:
+        slow = asyncio.create_task(sandbox.exec("sleep 2; echo slow", timeout=5))
+        await asyncio.sleep(0.1)
+        quick = await sandbox.exec("echo quick", timeout=1)  # in gVisor it begins when the other has ended
+        assert (quick.stdout, (await slow).stdout) == (b"quick\n", b"slow\n")
+
+
 async def test_jobs_with_any_name_and_in_any_number_do_not_end_the_sandbox(sandboxes: Sandboxes) -> None:
     rename = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'\\xff)x'); time.sleep(99)"
     async with sandboxes.open(SandboxSpec(pids=16)) as sandbox:

@@ -2,11 +2,13 @@
 
 import asyncio
 import marshal
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -104,6 +106,19 @@ async def test_an_agent_that_cannot_go_on_says_so() -> None:
     async with talking_to(lambda ask: frame(ask["id"], b"OSError: fork", flags=FAILED)) as box:
         with pytest.raises(SandboxUnavailable, match="fork"):
             await box.exec(["x"])
+
+
+@pytest.mark.parametrize("listed", [b"fab../x\0", b"fother\0", b"f../x\0", b"f/etc/x\0"])
+async def test_what_an_agent_lists_goes_nowhere_else(listed: bytes, tmp_path: Path) -> None:
+    def answer(ask: dict[str, object]) -> bytes:
+        body = listed if ask["op"] == "list" else b"data"
+        return frame(ask["id"], body, stdout=len(body))
+
+    async with talking_to(answer) as box:
+        with pytest.raises(ValueError, match=r"below the working directory|does not lie in ab"):
+            await box.copy_out("ab", tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(tmp_path / "out") == []
 
 
 async def test_a_failure_before_any_command_is_ours_whatever_it_is() -> None:
