@@ -36,8 +36,7 @@ install_packages() {
 
 install_gvisor() { # Debian packages it; elsewhere it is gvisor.dev's own archive
     command -v runsc >/dev/null && return
-    apt-get -qq update
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends runsc >/dev/null 2>&1 ||
+    { apt-get -qq update && apt-get -qq install -y --no-install-recommends runsc; } >/dev/null 2>&1 ||
         echo "install-docker: there is no package runsc here; gVisor is left out, see gvisor.dev to bring it." >&2
 }
 
@@ -55,7 +54,7 @@ if "runsc" not in runtimes:
     runtimes["runsc"] = {"path": runsc, "runtimeArgs": ["--network=none"]}
     path.write_text(json.dumps(known, indent=2) + "\n")
 PYTHON
-    if answers && ! docker info --format '{{json .Runtimes}}' | grep -q runsc; then
+    if [[ -s $pid_file ]] && answers && ! docker info --format '{{json .Runtimes}}' | grep -q runsc; then
         kill -HUP "$(cat "$pid_file")" # reads its runtimes again; containers go on
         sleep 1
     fi

@@ -348,6 +348,8 @@ def _reap(options: argparse.Namespace) -> int:
     from rollout_workers.sandbox import reaper
 
     if options.every is not None:
+        if not 0 < options.every < float("inf"):
+            raise UserError(f"--every takes seconds above 0, not {options.every:g}")
         reaper.keep_reaping(options.every, _say)
     print(f"removed {reaper.reap()}")
     return OK

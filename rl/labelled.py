@@ -48,15 +48,15 @@ def read(file: Path, name: str) -> Iterator[Labelled]:
 
 
 def _own(row: Row, name: str) -> Labelled:
-    payload, right = row.get("payload"), row.get("correct")
-    if not isinstance(payload, dict) or not isinstance(right, bool):
-        raise row.error("'payload' must be an object and 'correct' true or false")
+    payload, reply, right = row.get("payload"), row.get("reply"), row.get("correct")
+    if not isinstance(payload, dict) or not isinstance(reply, str) or not isinstance(right, bool):
+        raise row.error("'payload' must be an object, 'reply' text and 'correct' true or false")
     given = row.items("messages") if row.has("messages") else []
     if not all(isinstance(one, dict) and isinstance(one.get("role"), str) for one in given):
         raise row.error("must be objects with role and content", "messages")
     messages = tuple(Message(one["role"], str(one.get("content", ""))) for one in given)
     task = Task(f"{row.file.name}/{row.line}", name, messages, name, payload=payload)
-    return Labelled(f"line {row.line}", task, Submission(row.text("reply")), right)
+    return Labelled(f"line {row.line}", task, Submission(reply), right)
 
 
 def _gsm8k(row: Row, name: str) -> Iterator[Labelled]:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -54,7 +54,8 @@ async def attack(name: str, verifier: Verifier, sandboxes: Sandboxes) -> AsyncIt
         top = (await grader.grade(example.task, example.gold)).reward
         for one in attacks.on(name):
             verdict = await grader.grade(example.task, one.make(example))
-            paid = verdict.correct is True or (None not in (verdict.reward, top) and verdict.reward >= top)  # type: ignore[operator]
+            enough = verdict.reward is not None and top is not None and verdict.reward >= top
+            paid = verdict.correct is True or enough
             yield Tried(
                 name, example.task.id, one.name, verdict.outcome.value, verdict.reward, paid, verdict.detail[:200]
             )
@@ -73,20 +74,28 @@ async def check(name: str, verifier: Verifier, sandboxes: Sandboxes) -> list[Fin
         f"{AT_ONCE} at once are graded as one by one": _at_once(grader, found),
         "a broken payload is no reward": _broken(grader, found),
         "its deadline holds": _hurried(verifier, sandboxes, found),
-        "rewards are finite and not below the lowest": _garbage(grader, found),
     }
     findings = [await _finding(rule, trial) for rule, trial in rules.items()]
     tried = [one async for one in attack(name, verifier, sandboxes)]
+    odd = [f"{one.attack} on {one.example}: {one.outcome}, {one.reward}" for one in tried if not _honest(one, verifier)]
+    findings.append(Finding("whatever is said gets a reward, finite and not below the lowest", not odd, ", ".join(odd)))
     paid = [f"{one.attack} on {one.example}" for one in tried if one.paid]
     findings.append(Finding("no attack is paid", not paid, ", ".join(paid) or f"{len(tried)} were tried"))
     return findings
 
 
-async def _finding(rule: str, trial: object) -> Finding:
+def _honest(one: Tried, verifier: Verifier) -> bool:
+    scored = one.outcome in (Outcome.SCORED.value, Outcome.TAMPERED.value)
+    return scored and one.reward is not None and math.isfinite(one.reward) and one.reward >= verifier.lowest
+
+
+async def _finding(rule: str, trial: Awaitable[str | None]) -> Finding:
     try:
-        return Finding(rule, True, str(await trial or ""))  # type: ignore[misc]
+        return Finding(rule, True, await trial or "")
     except BrokenRuleError as error:
         return Finding(rule, False, str(error))
+    except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and each rule is tried
+        return Finding(rule, False, f"{type(error).__name__}: {error}")
 
 
 async def _lowest(verifier: Verifier) -> None:
@@ -149,18 +158,6 @@ async def _hurried(verifier: Verifier, sandboxes: Sandboxes, found: Sequence[Exa
                 await grader.grade(one.task, submission)
             worst = max(worst, took[0])
     return f"{worst:.2f} s at most, with a deadline of {HURRY_SECONDS:g}"
-
-
-async def _garbage(grader: Grader, found: Sequence[Example]) -> None:
-    for one in found:
-        for wrong in attacks.on(""):
-            verdict = await grader.grade(one.task, wrong.make(one))
-            _must(verdict.outcome in (Outcome.SCORED, Outcome.TAMPERED), f"{wrong.name}: {_told(one, verdict)}")
-            reward = verdict.reward
-            _must(
-                reward is not None and math.isfinite(reward) and reward >= grader.verifier.lowest,
-                f"{wrong.name}: {_told(one, verdict)}",
-            )
 
 
 @contextmanager

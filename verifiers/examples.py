@@ -24,7 +24,11 @@ class Example:
 def of(name: str, verifier: Verifier) -> Sequence[Example]:
     """Those of a verifier. Raises ValueError where it shows none."""
     own = getattr(verifier, "examples", None)
-    found = own() if own is not None else _BUILT_IN.get(name, ())
+    try:
+        found = own() if own is not None else _BUILT_IN.get(name, ())
+    except Exception as error:
+        # Foreign code may raise anything here; it is named and passed on, never swallowed.
+        raise ValueError(f"examples() of verifier '{name}' fails: {type(error).__name__}: {error}") from error
     if not found or not all(isinstance(one, Example) for one in found):
         raise ValueError(f"verifier '{name}' has no method examples() that returns verifiers.examples.Example objects")
     return tuple(found)

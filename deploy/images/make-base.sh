@@ -60,7 +60,10 @@ from_debootstrap() {
 while (($#)); do
     case $1 in
     --new) new=1 ;;
-    --method) method=${2:-} && shift ;;
+    --method)
+        method=${2:-nothing}
+        (($# == 1)) || shift
+        ;;
     *) stop "there is no option $1." ;;
     esac
     shift

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -12,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
+from threading import Timer
 from typing import Any, Final
 
 import psutil
@@ -23,13 +24,14 @@ from rollout_workers.sandbox.docker import Docker
 from rollout_workers.sandbox.pool import Pool
 from rollout_workers.sandbox.select import Backend, choose
 from rollout_workers.sandbox.selftest import FLOOD
-from verifiers.sandbox import Sandbox
+from verifiers.sandbox import Sandbox, SandboxUnavailable
 
 THREADS: Final = 8
 """Of the raw SDK, and sandboxes being started at a time by us."""
 POOL: Final = 32
 REAP_EVERY: Final = 5.0
 LEAK_SECONDS: Final = 60.0
+OWNER_SECONDS: Final = 120.0
 MEBI: Final = 1 << 20
 AGENT: Final = agent_source()[:40]
 
@@ -60,14 +62,15 @@ async def bench(backend: Backend, scale: Scale, say: Say) -> dict[str, Any]:
     say(words)
     found: dict[str, Any] = {"backend": backend, "sandbox": words}
     raw = Raw(sandboxes) if isinstance(sandboxes, Docker) else None
-    for name, part in (
-        ("commands", commands(sandboxes, raw, scale)),
-        ("creation", creation(sandboxes, raw, scale)),
-        ("floods and hangs", bounds(sandboxes, scale)),
-        ("a full house", fanout(sandboxes, scale)),
-    ):
+    parts: tuple[tuple[str, Callable[[], Awaitable[dict[str, Any]]]], ...] = (
+        ("commands", lambda: commands(sandboxes, raw, scale)),
+        ("creation", lambda: creation(sandboxes, raw, scale)),
+        ("floods and hangs", lambda: bounds(sandboxes, scale)),
+        ("a full house", lambda: fanout(sandboxes, scale)),
+    )
+    for name, part in parts:
         say(f"{name} …")
-        found |= await part
+        found |= await part()
     say("a pool of warm ones …")
     found |= await acquisition(sandboxes, found["raw_create_per_s" if raw else "create_per_s"], scale)
     say(f"killing owners, and looking for {LEAK_SECONDS:g} s at most for what they left …")
@@ -263,17 +266,21 @@ def leaks(backend: str, sandboxes: Docker | Bubblewrap, scale: Scale) -> dict[st
 
 
 def _owner(backend: str, cycles: int, moment: float) -> int:
-    """Let one live for so many cycles and a moment, then kill it."""
+    """Let one live for so many cycles and a moment, then kill it. Raises SandboxUnavailable if it does not get on."""
     owner = subprocess.Popen([sys.executable, "-c", OWNER, backend], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None  # noqa: S101 - asked for
-    seen = 0
-    for line in owner.stdout:
-        seen += line == "cycle\n"
-        if seen == cycles:
-            break
-    time.sleep(moment)
-    owner.send_signal(signal.SIGKILL)
-    owner.wait()
+    patience = Timer(OWNER_SECONDS, owner.kill)
+    patience.start()
+    try:
+        seen = sum(1 for _ in islice((line for line in owner.stdout if line == "cycle\n"), cycles))
+        time.sleep(moment)
+    finally:
+        patience.cancel()
+        owner.kill()
+        owner.wait()
+        owner.stdout.close()
+    if seen < cycles:
+        raise SandboxUnavailable(f"an owner of sandboxes ended, or stood still, after {seen} of {cycles} cycles")
     return seen
 
 

@@ -430,6 +430,11 @@ def test_a_selftest_fails_where_one_attempt_escapes(
     assert "1 of 1 contained" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("every", ["0", "-1", "nan", "inf"])
+def test_a_reaper_that_never_rests_is_refused(every: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--every" in refusal(capsys, "sandbox", "reap", f"--every={every}")
+
+
 def test_an_image_needs_an_engine(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

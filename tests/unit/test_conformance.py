@@ -75,6 +75,11 @@ class Careless(Plain):
         return self.score(submission.reply, submission.reply == task.payload.get("text"))
 
 
+class Odd(Plain):
+    def check_task(self, task: Task) -> None:
+        raise KeyError("text")
+
+
 class Refusing(Plain):
     def check_task(self, task: Task) -> None:
         raise ValueError("never")
@@ -95,7 +100,8 @@ async def test_a_good_one_keeps_every_rule() -> None:
         (Generous, "no attack is paid"),
         (Fickle, "the same answer gets the same verdict"),
         (Blocking, "its deadline holds"),
-        (Raising, "rewards are finite and not below the lowest"),
+        (Raising, "whatever is said gets a reward, finite and not below the lowest"),
+        (Odd, "examples are valid tasks"),
         (Careless, "a broken payload is no reward"),
         (Refusing, "examples are valid tasks"),
     ],
@@ -164,7 +170,7 @@ async def test_an_audit_counts_both_kinds_of_error_and_lists_them(tmp_path: Path
         {"payload": payload, "reply": "cba", "correct": False},
         {"payload": payload, "reply": "abc", "correct": True},
         {"payload": payload, "reply": "abc", "correct": False},
-        {"payload": {}, "reply": "abc", "correct": False},
+        {"payload": {}, "reply": "", "correct": False},
     )
     found = await labelled.audit(Plain(), PlainSandboxes(), list(labelled.read(file, "plain")))
     assert (found["answers"], found["agreement"]) == (5, 0.4)
@@ -179,6 +185,7 @@ async def test_an_audit_counts_both_kinds_of_error_and_lists_them(tmp_path: Path
         ({"question": "?"}, "needs the columns payload, reply and correct"),
         ({"payload": 1, "reply": "a", "correct": True}, "must be an object"),
         ({"payload": {}, "reply": "a", "correct": 1}, "true or false"),
+        ({"payload": {}, "reply": 1, "correct": True}, "'reply' text"),
         ({"payload": {}, "reply": "a", "correct": True, "messages": [1]}, "role and content"),
     ],
 )
