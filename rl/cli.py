@@ -158,6 +158,18 @@ def _parser() -> argparse.ArgumentParser:
     _backend_option(bench_sandbox)
     bench_sandbox.add_argument("--quick", action="store_true", help="a little of everything, to see that it runs")
 
+    bench_learner = add("learner", _bench_learner, "A step against a bare torch loop, memory, MFU on a GPU.", benches)
+    bench_learner.add_argument("--shape", default="nano", help="nano, or a Qwen3: 0.6b, 1.7b, 4b")
+    bench_learner.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    bench_learner.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    bench_learner.add_argument("--rows", type=int, default=64, help="rows of a step")
+    bench_learner.add_argument("--tokens", type=int, nargs=2, default=(64, 640), help="of the shortest and longest row")
+    bench_learner.add_argument("--microbatch", type=int, default=4096, metavar="TOKENS")
+    bench_learner.add_argument("--steps", type=int, default=10)
+    bench_learner.add_argument("--recompute", action="store_true", help="checkpoint activations")
+    bench_learner.add_argument("--alone", action="store_true", help="without the bare loop")
+    bench_learner.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
+
     doctor = add("doctor", _doctor, "Say what is there, and for what is missing, what brings it.")
     doctor.add_argument("--json", action="store_true", help="for programs")
     return parser
@@ -413,6 +425,27 @@ def _bench_sandbox(options: argparse.Namespace) -> int:
 
     found = asyncio.run(sandbox.bench(options.backend, sandbox.QUICK if options.quick else sandbox.Scale(), _say_aside))
     print(json.dumps(found, indent=2) if options.json else sandbox.in_words(found))
+    return OK
+
+
+def _bench_learner(options: argparse.Namespace) -> int:
+    from rl.bench import learner
+
+    shortest, longest = options.tokens
+    work = learner.Work(
+        shape=options.shape,
+        device=options.device,
+        dtype=options.dtype,
+        rows=options.rows,
+        shortest=shortest,
+        longest=longest,
+        steps=options.steps,
+        microbatch_tokens=options.microbatch,
+        recompute=options.recompute,
+        rival=not options.alone,
+    )
+    found = learner.bench(work, _say_aside)
+    print(json.dumps(found, indent=2) if options.json else learner.in_words(found))
     return OK
 
 

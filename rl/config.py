@@ -126,6 +126,9 @@ class LearnerConfig(_Model):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient is clipped to this norm; logged unclipped.")
     microbatch_tokens: int = Field(2048, ge=64, description="Tokens of one packed forward pass.")
+    activation_checkpointing: bool = Field(
+        False, description="Keep a layer's input only, and compute the rest again for the gradient."
+    )
     device: str = Field("cpu", description='"cpu" or "cuda".')
     threads: int = Field(1, ge=1, description="torch threads on a CPU.")
     cores: tuple[Annotated[int, Field(ge=0)], ...] = Field(

@@ -15,11 +15,13 @@ import torch
 
 from rl.interrupts import stop_asked
 from rl.learner import checkpoint, model
+from rl.learner.masters import Masters
 from rl.learner.muon import Muon
 from rl.learner.packing import Row, pack
 from rl.progress import Say, progress
 from rl.sft_config import SftConfig
 from rl.sft_data import Conversations, Cursor, batches
+from rollout_workers.clock import Clock
 from rollout_workers.renderer import Renderer
 from verifiers.errors import UserError
 
@@ -113,13 +115,14 @@ class Trainer:
         self._renderer = Renderer.load(source, reasoning=stage.reasoning)
         self._tokenizer = AutoTokenizer.from_pretrained(source)
         try:
-            self._model = model.load(source, dtype=stage.dtype, device=stage.config.device)
+            self._model = model.load(source, dtype="float32", device=stage.config.device)
         except (OSError, ValueError, RuntimeError) as error:
             raise SftError(f"the model at {source} does not load: {str(error).splitlines()[0]}") from error
-        self._optimisers = _optimisers(self._model, stage.config)
+        self._masters = Masters(self._model, getattr(torch, stage.dtype))
+        self._optimisers = _optimisers(self._model, self._masters, stage.config)
         if path is not None:
             for optimiser, _ in self._optimisers:
-                checkpoint.load_optimiser(path, self._model, optimiser)
+                checkpoint.load_optimiser(path, self._masters, optimiser)
             say(f"going on from step {self._state.step}, {self._state.tokens:,} of {stage.config.tokens:,} tokens")
         self.saved = self._state.step
         """Step of the newest checkpoint."""
@@ -194,10 +197,10 @@ class Trainer:
         count = sum(int(one.mask.sum()) for one in packed)
         loss = 0.0
         for one in packed:
-            part = -model.policy_logp(self._model, one).sum() / count
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.item()
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), config.max_grad_norm).item()
+            part, _ = model.backward(self._model, one, 1.0, lambda logp, _: -logp.sum() / count, Clock(), entropy=False)
+            loss += part
+        stepped = [one for _, one in self._masters.named_parameters()]
+        norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm).item()
         if not math.isfinite(loss + norm):
             at = self._state.step + 1
             raise SftFailed(f"at step {at} the loss is {loss}, its gradient's norm {norm}: lower the learning rates")
@@ -207,12 +210,13 @@ class Trainer:
                 group["lr"] = lr * rate
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
+        self._masters.stepped()
         return loss, count
 
     def _save(self) -> None:
         optimisers = [optimiser for optimiser, _ in self._optimisers]
         path = checkpoint.path_of(self._partial, self._state.step)
-        checkpoint.save(path, self._model, self._tokenizer, optimisers, asdict(self._state))
+        checkpoint.save(path, self._model, self._masters, self._tokenizer, optimisers, asdict(self._state))
         checkpoint.prune(self._partial, keep=1)
         self.saved = self._state.step
 
@@ -223,13 +227,13 @@ class Trainer:
         return min(one for one in (longest, of_model, 1 << 30) if one)
 
 
-def _optimisers(policy: Any, config: SftConfig) -> list[tuple[torch.optim.Optimizer, float]]:
+def _optimisers(policy: Any, masters: Masters, config: SftConfig) -> list[tuple[torch.optim.Optimizer, float]]:
     """Each with its full learning rate. Muon is for hidden matrices: an embedding or a head is a table of vectors."""
     tables = {id(part.weight) for part in (policy.get_input_embeddings(), policy.get_output_embeddings()) if part}
-    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    matrices = [one for one in trained if config.muon_lr and one.ndim == 2 and id(one) not in tables]
-    chosen = set(map(id, matrices))
-    rest = [one for one in trained if id(one) not in chosen]
+    named = {name for name, one in policy.named_parameters() if one.ndim == 2 and id(one) not in tables}
+    trained = {name: one for name, one in masters.named_parameters() if one.requires_grad}
+    matrices = [one for name, one in trained.items() if config.muon_lr and name in named]
+    rest = [one for name, one in trained.items() if not (config.muon_lr and name in named)]
     found: list[tuple[torch.optim.Optimizer, float]] = [
         (torch.optim.AdamW(rest, config.lr, config.betas, weight_decay=config.weight_decay), config.lr)
     ]

@@ -11,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rl.learner.masters import Masters
+
 # In a directory of their own: engines load every safetensors file that lies beside a config.json.
 _OPTIMISER = "trainer/optimizer.safetensors"
 _STATE = "trainer/state.json"
@@ -23,22 +25,24 @@ class CheckpointError(Exception):
 def save(
     path: Path,
     model: Any,
+    masters: Masters,
     tokenizer: Any,
     optimisers: Sequence[torch.optim.Optimizer],
     state: Mapping[str, Any],
 ) -> None:
     """Write the directory under a temporary name and rename it: it is there whole or not at all.
 
-    `state` is JSON and holds at least the `step`; no parameter has two of the optimisers. Raises OSError.
+    The weights are those that were stepped, in float32 whatever the model's dtype. `state` is JSON and holds at least
+    the `step`; no parameter has two of the optimisers. Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=masters.state_dict())
         tokenizer.save_pretrained(temporary)  # a checkpoint without its tokenizer cannot be used
         (temporary / _OPTIMISER).parent.mkdir()
-        save_file(_flatten(model, optimisers), temporary / _OPTIMISER)
+        save_file(_flatten(masters, optimisers), temporary / _OPTIMISER)
         (temporary / _STATE).write_text(json.dumps(state))
         settle(temporary, path)  # what may stand there was left by a lineage that was rolled back
     finally:
@@ -75,13 +79,13 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_optimiser(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def load_optimiser(path: Path, masters: Masters, optimiser: torch.optim.Optimizer) -> None:
     """Bring the optimiser back. Raises CheckpointError."""
     try:
         flat = load_file(path / _OPTIMISER)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the optimiser's state in {path} cannot be read: {error}") from error
-    names = _names(model, optimiser)
+    names = _names(masters, optimiser)
     state = {
         index: {key.rpartition("/")[2]: value for key, value in flat.items() if key.rpartition("/")[0] == name}
         for index, name in enumerate(names)
@@ -100,19 +104,19 @@ def path_of(directory: Path, step: int) -> Path:
     return directory / f"step-{step:08d}"
 
 
-def _flatten(model: torch.nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+def _flatten(masters: Masters, optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     return {
         f"{names[index]}/{key}": value.contiguous()
         for optimiser in optimisers
-        for names in [_names(model, optimiser)]
+        for names in [_names(masters, optimiser)]
         for index, state in optimiser.state_dict()["state"].items()
         for key, value in state.items()
     }
 
 
-def _names(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> list[str]:
+def _names(masters: Masters, optimiser: torch.optim.Optimizer) -> list[str]:
     """Names of an optimiser's parameters, in the order in which it numbers them."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in masters.named_parameters()}
     return [names[id(parameter)] for group in optimiser.param_groups for parameter in group["params"]]
 
 

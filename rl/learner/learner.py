@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from rl.algorithm.losses import LOSSES, statistics
 from rl.cluster import PushClient
 from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner import checkpoint, model
-from rl.learner.packing import Row, pack
+from rl.learner.masters import Masters
+from rl.learner.packing import MicroBatch, Row, pack
 from rollout_workers.clock import Clock
 from rollout_workers.cores import allowed
 from verifiers.errors import UserError
@@ -50,14 +52,21 @@ class Learner:
         torch.set_num_threads(config.threads)
         self._setup = setup
         self._clock = Clock()
-        self._model = model.load(setup.model, dtype=setup.dtype, device=config.device)
-        self._tokenizer = AutoTokenizer.from_pretrained(setup.model)
-        self._optimiser = torch.optim.AdamW(
-            self._model.parameters(), config.lr, config.betas, config.eps, config.weight_decay
+        self._model = model.load(
+            setup.model, dtype="float32", device=config.device, recompute=config.activation_checkpointing
         )
+        self._masters = Masters(self._model, getattr(torch, setup.dtype))
+        self._tokenizer = AutoTokenizer.from_pretrained(setup.model)
+        stepped = [one for _, one in self._masters.named_parameters() if one.requires_grad]
+        self._optimiser = torch.optim.AdamW(stepped, config.lr, config.betas, config.eps, config.weight_decay)
         if setup.resumed:
-            checkpoint.load_optimiser(Path(setup.model), self._model, self._optimiser)
+            checkpoint.load_optimiser(Path(setup.model), self._masters, self._optimiser)
         self._loss = LOSSES[setup.algorithm.loss]
+
+    @property
+    def policy(self) -> Any:
+        """The model."""
+        return self._model
 
     def size_bytes(self) -> int:
         """Of the weights, once the model is loaded."""
@@ -73,29 +82,14 @@ class Learner:
         self._optimiser.zero_grad(set_to_none=True)
         loss, seen = 0.0, _Seen()
         for batch in batches:
-            with self._clock.time("forward"):
-                out = model.forward(self._model, batch, self._setup.temperature)
-                behaviour = torch.from_numpy(batch.logprobs).to(out.logp.device)
-                mask = torch.from_numpy(batch.mask).to(out.logp.device)
-                advantages = torch.from_numpy(batch.advantages).to(out.logp.device)
-                part = self._loss(
-                    out.logp,
-                    behaviour,
-                    advantages,
-                    mask,
-                    low=algorithm.clip_low,
-                    high=algorithm.clip_high,
-                    norm=algorithm.norm,
-                )
-            with self._clock.time("backward"):
-                part.backward()  # type: ignore[no-untyped-call]
-            loss += part.item()
-            seen.add(out, behaviour, advantages, mask)
+            loss += self._backward(batch, seen)
         with self._clock.time("optimiser"):
-            norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), config.max_grad_norm).item()
+            stepped = [one for group in self._optimiser.param_groups for one in group["params"]]
+            norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm).item()
             if not (np.isfinite(loss) and np.isfinite(norm)):
                 raise StepRefused(f"loss {loss} with gradient norm {norm} on {len(rows)} rows: the step was not taken")
             self._optimiser.step()
+            self._masters.stepped()
         return {
             "loss": loss,
             "grad_norm": norm,
@@ -104,6 +98,29 @@ class Learner:
             "tokens": sum(len(batch.tokens) for batch in batches),
             **seen.summary(algorithm),
         }
+
+    def _backward(self, batch: MicroBatch, seen: "_Seen") -> float:
+        """Add a micro-batch's gradient to the parameters'; returns its loss."""
+        algorithm = self._setup.algorithm
+        behaviour, mask, advantages = (
+            torch.from_numpy(one).to(self._setup.config.device)
+            for one in (batch.logprobs, batch.mask, batch.advantages)
+        )
+
+        def loss(logp: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+            return self._loss(
+                logp,
+                behaviour[places],
+                advantages[places],
+                mask[places],
+                low=algorithm.clip_low,
+                high=algorithm.clip_high,
+                norm=algorithm.norm,
+            )
+
+        part, out = model.backward(self._model, batch, self._setup.temperature, loss, self._clock)
+        seen.add(out, behaviour, advantages, mask)
+        return part
 
     def write_weights(self, path: str) -> None:
         """Put the current weights where the engines read them. Raises OSError."""
@@ -126,7 +143,7 @@ class Learner:
     def save(self, path: str, step: int) -> None:
         """Write a checkpoint. Raises OSError."""
         with self._clock.time("checkpoint"):
-            checkpoint.save(Path(path), self._model, self._tokenizer, [self._optimiser], {"step": step})
+            checkpoint.save(Path(path), self._model, self._masters, self._tokenizer, [self._optimiser], {"step": step})
 
     def status(self) -> tuple[int, Mapping[str, float]]:
         """This process's id, and where its time went."""

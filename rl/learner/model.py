@@ -1,8 +1,9 @@
 """The policy as the learner holds it: loading, log-probabilities of packed rows, weights to and from files."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,9 +15,13 @@ from transformers.utils import logging as transformers_logging
 from rl.learner import attention
 from rl.learner.memory import keep_freed
 from rl.learner.packing import MicroBatch
+from rollout_workers.clock import Clock
 from rollout_workers.weights import replacing
 
 transformers_logging.disable_progress_bar()
+
+HEAD_ELEMENTS = 1 << 24
+"""Logits held at a time: 64 MiB in float32, of which a few copies are needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,60 +33,126 @@ class Forward:
     """Of the distribution the token was drawn from, in nats; carries no gradient."""
 
 
-def load(path: str, *, dtype: str, device: str) -> Any:
-    """The model in training mode. Raises OSError or ValueError for what is no model."""
+def load(path: str, *, dtype: str, device: str, recompute: bool = False) -> Any:
+    """The model in training mode; with `recompute` it keeps a layer's input only, and computes the rest again.
+
+    Raises OSError or ValueError for what is no model, or none that can be trained here.
+    """
     keep_freed()
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation=attention.NAME)
-    return model.to(device).train()
+    model = model.to(device).eval()
+    _check_head(path, model)
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
 
 
 def forward(model: Any, batch: MicroBatch, temperature: float) -> Forward:
     """log π(token_t | row before t) at `temperature` of the tokens whose mask is True, over packed rows."""
-    logits, targets, chosen = _policy_logits(model, batch)
-    scores = torch.log_softmax(logits.float() / temperature, dim=-1)
-    logp = scores.gather(-1, chosen[:, None]).squeeze(-1)
-    with torch.no_grad():
-        entropy = -(scores.exp() * scores).sum(-1)
-    nothing = logp.new_zeros(len(batch.tokens))
-    return Forward(nothing.scatter(0, targets, logp), nothing.scatter(0, targets, entropy))
+    hidden, places, chosen = _hidden(model, batch)
+    head = model.get_output_embeddings()
+    found = [_score(head, hidden[piece], chosen[piece], temperature) for piece in _pieces(head, hidden, HEAD_ELEMENTS)]
+    return _spread(batch, places, found)
 
 
-def policy_logp(model: Any, batch: MicroBatch) -> Tensor:
-    """log π(token_t | row before t) at temperature 1 of the n tokens whose mask is True; (n,) float32."""
-    logits, _, chosen = _policy_logits(model, batch)
-    return -cross_entropy(logits.float(), chosen, reduction="none")
+def backward(
+    model: Any,
+    batch: MicroBatch,
+    temperature: float,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    clock: Clock,
+    *,
+    entropy: bool = True,
+    head_elements: int = HEAD_ELEMENTS,
+) -> tuple[float, Forward]:
+    """Add the loss's gradient to the parameters'. Returns the loss, and what `forward` does, without a graph.
 
-
-def _policy_logits(model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """What predicts the n tokens whose mask is True, (n, V), their places, (n,), and they themselves, (n,).
-
-    The head runs for those n alone: with a large vocabulary it is most of the work.
+    `loss` takes log-probabilities of some tokens and their places in the batch, (n,) both, to the sum of their losses.
+    The head works on a piece of the tokens at a time, back as well as forth, and never holds more than `head_elements`
+    logits: with a large vocabulary, those of a whole batch would take more memory than all the rest.
+    Without `entropy` that comes out as 0.
     """
-    tokens, positions = _inputs(model, batch)
-    mask = torch.from_numpy(batch.mask).to(tokens.device)
-    targets = (mask & (positions > 0)).nonzero().squeeze(-1)
-    logits = _logits(model, batch, tokens, positions, logits_to_keep=targets - 1)
-    return logits, targets, tokens[targets]
+    with clock.time("forward"):
+        hidden, places, chosen = _hidden(model, batch)
+    head, gradient = model.get_output_embeddings(), torch.empty_like(hidden)
+    total, found = hidden.new_zeros((), dtype=torch.float32), []
+    with clock.time("head"):
+        for piece in _pieces(head, hidden, head_elements):
+            leaf = hidden[piece].detach().requires_grad_()
+            logp, spread = _score(head, leaf, chosen[piece], temperature, entropy=entropy)
+            part = loss(logp, places[piece])
+            part.backward()  # type: ignore[no-untyped-call]
+            gradient[piece] = cast(Tensor, leaf.grad)
+            total += part.detach()
+            found.append((logp.detach(), spread))
+    with clock.time("backward"):
+        if found:
+            hidden.backward(gradient)  # type: ignore[no-untyped-call]
+    return total.item(), _spread(batch, places, found)
 
 
-def _inputs(model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Tokens and positions, both (T,), where the model is."""
+def _hidden(model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """What the head predicts the n tokens whose mask is True from, (n, D), their places, (n,), and they themselves."""
     device = next(model.parameters()).device
-    return torch.from_numpy(batch.tokens).to(device), torch.from_numpy(batch.positions).to(device)
-
-
-def _logits(model: Any, batch: MicroBatch, tokens: Tensor, positions: Tensor, **options: Any) -> Tensor:
-    """(T, V), or (n, V) at the n positions of `logits_to_keep`."""
-    out = model(
+    tokens, positions, mask = (
+        torch.from_numpy(one).to(device, non_blocking=True) for one in (batch.tokens, batch.positions, batch.mask)
+    )
+    places = (mask & (positions > 0)).nonzero().squeeze(-1)
+    out = model.base_model(
         input_ids=tokens[None],
         position_ids=positions[None],
         use_cache=False,
         positions=positions,
         row_lengths=batch.row_lengths,
-        **options,
     )
-    logits: Tensor = out.logits[0]
-    return logits
+    return out.last_hidden_state[0, places - 1], places, tokens[places]
+
+
+def _pieces(head: Any, hidden: Tensor, elements: int) -> list[slice]:
+    """Parts of the n hidden states whose logits are at most so many, or those of one."""
+    size = max(1, elements // head.weight.shape[0])
+    return [slice(start, start + size) for start in range(0, len(hidden), size)]
+
+
+def _score(
+    head: Any, hidden: Tensor, chosen: Tensor, temperature: float, *, entropy: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the chosen tokens, and entropies; (n,) float32 both."""
+    logits = head(hidden).float()
+    if temperature != 1:
+        logits = logits / temperature
+    if not entropy:
+        return -cross_entropy(logits, chosen, reduction="none"), logits.new_zeros(len(chosen))
+    scores = torch.log_softmax(logits, dim=-1)
+    with torch.no_grad():
+        spread = -(scores.exp() * scores).sum(-1)
+    return scores.gather(-1, chosen[:, None]).squeeze(-1), spread
+
+
+def _spread(batch: MicroBatch, places: Tensor, found: Sequence[tuple[Tensor, Tensor]]) -> Forward:
+    """Piece by piece to (T,)."""
+    nothing = torch.zeros(len(batch.tokens), device=places.device)
+    if not found:
+        return Forward(nothing, nothing)
+    logp, entropy = (nothing.scatter(0, places, torch.cat(part)) for part in zip(*found, strict=True))
+    return Forward(logp, entropy)
+
+
+@torch.no_grad()
+def _check_head(path: str, model: Any) -> None:
+    """Refuse a model whose logits are more than a matrix times its last hidden states: we would compute others."""
+    tokens = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
+    at = torch.arange(2, device=model.device)
+    options = {"position_ids": at[None], "positions": at, "row_lengths": (2,), "use_cache": False}
+    head = model.get_output_embeddings()
+    if head is None or not torch.equal(
+        head(model.base_model(input_ids=tokens, **options).last_hidden_state),
+        model(input_ids=tokens, **options).logits,
+    ):
+        raise ValueError(
+            f"the model at {path} does more to its logits than multiply a matrix with the last hidden states "
+            "(a cap or a scale, say): such a model cannot be trained here"
+        )
 
 
 def write_weights(model: Any, path: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner.checkpoint import CheckpointError, load_optimiser, path_of, prune, read_step
 from rl.learner.learner import Learner, LearnerSetup
+from rl.learner.masters import Masters
 from rl.learner.packing import row
 from rollout_workers.trajectory import Completion, Context, Trajectory
 
@@ -84,7 +85,7 @@ def test_an_optimisers_state_that_cannot_be_read_is_named(saved: Path) -> None:
     optimiser = torch.optim.AdamW(model.parameters())
     (saved / "trainer/optimizer.safetensors").write_bytes(b"\0" * 8)
     with pytest.raises(CheckpointError, match="the optimiser's state in"):
-        load_optimiser(saved, model, optimiser)
+        load_optimiser(saved, Masters(model, torch.float32), optimiser)
 
 
 def test_a_failed_save_leaves_nothing_half_written(learner: Learner, tmp_path: Path) -> None:
