@@ -227,11 +227,11 @@ def flops(policy: Any, batches: Sequence[MicroBatch]) -> float:
         id(one.weight): one.weight.numel() for one in (policy.get_input_embeddings(), policy.get_output_embeddings())
     }
     body = sum(one.numel() for one in policy.parameters() if one.ndim == 2 and id(one) not in tables)
-    head: int = policy.get_output_embeddings().weight.numel()
-    width: int = config.num_hidden_layers * config.num_attention_heads * config.head_dim
+    head = policy.get_output_embeddings().weight.numel()
+    width = int(config.num_hidden_layers * config.num_attention_heads * config.head_dim)
     lengths = [length for one in batches for length in one.row_lengths]
     sampled = sum(int(one.mask.sum()) for one in batches)
-    return 6.0 * (body * sum(lengths) + head * sampled + width * sum(length**2 for length in lengths))
+    return 6.0 * float(body * sum(lengths) + head * sampled + width * sum(length**2 for length in lengths))
 
 
 def peak_flops() -> float:
