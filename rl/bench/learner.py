@@ -9,6 +9,7 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -80,7 +81,7 @@ def bench(work: Work, say: Say) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cwm-bench-") as folder:
         path = Path(folder) / "model"
         say(f"a model of shape {work.shape} with random weights …")
-        make(path, work.shape)
+        make(path, work.shape, work.device)
         found = speed(path, work, say)
         if work.device == "cpu":
             say("memory, with the head cut and whole …")
@@ -88,7 +89,7 @@ def bench(work: Work, say: Say) -> dict[str, Any]:
     return {"learner": found}
 
 
-def make(path: Path, shape: str) -> None:
+def make(path: Path, shape: str, device: str) -> None:
     """A model with random weights."""
     init_model(NANO, path)
     if shape in QWEN3:
@@ -96,7 +97,8 @@ def make(path: Path, shape: str) -> None:
 
         (path / "model.safetensors").unlink()
         config = Qwen3Config(**QWEN3[shape], tie_word_embeddings=True, max_position_embeddings=40960)
-        Qwen3ForCausalLM(config).save_pretrained(path)
+        with torch.device(device):  # a GPU draws the numbers faster
+            Qwen3ForCausalLM(config).save_pretrained(path)
 
 
 def rows_of(work: Work, vocabulary: int) -> list[Row]:
@@ -250,8 +252,9 @@ def memory(folder: Path) -> dict[str, Any]:
     spawn = multiprocessing.get_context("spawn")
     found = []
     for elements in (model.HEAD_ELEMENTS, _VOCABULARY * _MEMORY_TOKENS):
-        with spawn.Pool(1) as pool:  # a process each, for what an allocator keeps is not given back
-            found.append(pool.apply(peak_mib, (str(path), elements)))
+        # A process each: what an allocator keeps is not given back.
+        with ProcessPoolExecutor(1, spawn) as process:
+            found.append(process.submit(peak_mib, str(path), elements).result())
     cut, whole = found
     return {"memory_mib": cut, "whole_head_memory_mib": whole, "memory_ratio": cut / whole, "vocabulary": _VOCABULARY}
 

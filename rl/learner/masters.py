@@ -30,8 +30,10 @@ class Masters:
             yield name, self._copies.get(name, parameter)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The model's, in float32."""
-        return {**self._model.state_dict(), **self._copies}
+        """The model's, in float32; what it knows by two names, as a tied head, is under both."""
+        copies = {id(one): self._copies[name] for name, one in self._model.named_parameters() if name in self._copies}
+        everything = self._model.state_dict(keep_vars=True)
+        return {name: copies.get(id(one), one).detach() for name, one in everything.items()}
 
     @torch.no_grad()
     def stepped(self) -> None:

@@ -141,9 +141,9 @@ def _spread(batch: MicroBatch, places: Tensor, found: Sequence[tuple[Tensor, Ten
 @torch.no_grad()
 def _check_head(path: str, model: Any) -> None:
     """Refuse a model whose logits are more than a matrix times its last hidden states: we would compute others."""
-    tokens = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
-    at = torch.arange(2, device=model.device)
-    options = {"position_ids": at[None], "positions": at, "row_lengths": (2,), "use_cache": False}
+    at = torch.arange(4, device=model.device)
+    tokens = at[None] + 1  # an embedding of 0 would be padding's, which is 0 with any head
+    options = {"position_ids": at[None], "positions": at, "row_lengths": (4,), "use_cache": False}
     head = model.get_output_embeddings()
     if head is None or not torch.equal(
         head(model.base_model(input_ids=tokens, **options).last_hidden_state),

@@ -10,14 +10,16 @@ import pytest
 import torch
 from fakes import tiny_model
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner import model
 from rl.learner.learner import Learner, LearnerSetup, StepRefused
 from rl.learner.packing import Row, pack, row
+from rollout_workers.clock import Clock
 from rollout_workers.trajectory import Completion, Context, Trajectory
 
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 Weights = dict[str, torch.Tensor]
 
 
@@ -28,11 +30,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def learner(path: Path) -> Callable[..., Learner]:
-    """Makes learners on the tiny model, or on a checkpoint; further arguments are fields of `LearnerConfig`."""
+    """Makes learners on the tiny model, or on a checkpoint; further arguments: `dtype`, fields of `LearnerConfig`."""
 
     def make(model: Path = path, **config: Any) -> Learner:
+        dtype = config.pop("dtype", "float32")
         settings = LearnerConfig.model_validate({"lr": 1e-3, "microbatch_tokens": 4096} | config)
-        return Learner(LearnerSetup(str(model), model != path, "float32", 1.0, settings, AlgorithmConfig(norm=64)))
+        return Learner(LearnerSetup(str(model), model != path, dtype, 1.0, settings, AlgorithmConfig(norm=64)))
 
     return make
 
@@ -85,6 +88,92 @@ def test_the_gradient_is_the_same_however_rows_are_cut(path: Path, learner: Any,
         assert scale > 0
         for other in (small[name], middle[name]):
             assert (other - step).abs().max() <= 1e-5 * scale + 1e-7, name
+
+
+@pytest.mark.parametrize("elements", [1, 288 * 5, 288 * 1000])
+def test_the_gradient_is_the_same_however_the_head_is_cut(path: Path, elements: int) -> None:
+    """Against a plain loop over rows with the model's own attention and head, in float64."""
+    rows = batch(path)
+
+    def loss(logp: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        return (logp * weights_of[places]).sum()
+
+    one = model.load(str(path), dtype="float32", device="cpu")
+    (packed,) = pack(rows, 4096)
+    weights_of = torch.from_numpy(packed.advantages)
+    value, found = model.backward(one, packed, 0.7, loss, Clock(), head_elements=elements)
+
+    plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64)
+    total, start = torch.zeros((), dtype=torch.float64), 0
+    for length in packed.row_lengths:
+        part = slice(start, start := start + length)
+        tokens, mask = torch.from_numpy(packed.tokens[part]), torch.from_numpy(packed.mask[part])
+        scores = torch.log_softmax(plain(input_ids=tokens[None]).logits[0, :-1] / 0.7, -1)
+        logp = scores.gather(-1, tokens[1:, None]).squeeze(-1)
+        torch.testing.assert_close(found.logp[part][mask].double(), logp[mask[1:]], atol=1e-5, rtol=1e-5)
+        total = total + (logp * weights_of[part][1:] * mask[1:]).sum()
+    total.backward()
+    assert value == pytest.approx(total.item(), rel=1e-5)
+    for name, parameter in plain.named_parameters():
+        mine = dict(one.named_parameters())[name].grad.double()
+        assert (mine - parameter.grad).norm() <= 1e-5 * parameter.grad.norm(), name
+
+
+def test_computing_activations_again_changes_nothing(path: Path, learner: Any, weights: Any) -> None:
+    found = []
+    for again in (False, True):
+        one = learner(activation_checkpointing=again)
+        one.step(batch(path))
+        found.append(weights(one))
+    assert same(*found)
+
+
+def test_small_steps_are_not_lost_in_bfloat16(path: Path, learner: Any, weights: Any) -> None:
+    """A step of 1e-5 is far below what a bfloat16 of 0.05 can tell; 40 of them are not."""
+    one, exact = (learner(dtype=dtype, lr=1e-5) for dtype in ("bfloat16", "float32"))
+    before = weights(one)
+    assert {tensor.dtype for tensor in before.values()} == {torch.bfloat16}
+    rows = batch(path)
+    for _ in range(40):
+        one.step(rows)
+        exact.step(rows)
+    after, meant = weights(one), weights(exact)
+    moved = sum(int((after[name] != before[name]).sum()) for name in before)
+    assert moved > 0.01 * sum(tensor.numel() for tensor in before.values())
+    for name, tensor in after.items():
+        assert (tensor.float() - meant[name]).abs().max() <= 4e-4 + meant[name].abs().max() / 128, name
+
+
+def test_a_bfloat16_checkpoint_goes_on_exactly(path: Path, learner: Any, weights: Any, tmp_path: Path) -> None:
+    whole = learner(dtype="bfloat16", lr=1e-6)
+    whole.step(batch(path))
+    whole.save(str(tmp_path / "step-1"), 1)
+    again = learner(tmp_path / "step-1", dtype="bfloat16", lr=1e-6)
+    for seed in range(3):
+        assert whole.step(batch(path, seed=seed)) == again.step(batch(path, seed=seed))
+    assert same(weights(whole), weights(again))
+    whole.save(str(tmp_path / "one"), 4)
+    again.save(str(tmp_path / "two"), 4)
+    assert same(*(load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")))
+
+
+@gpu
+def test_a_gpu_steps_as_a_cpu_does(path: Path, learner: Any, weights: Any) -> None:
+    here, there = learner(eps=1e-4), learner(eps=1e-4, device="cuda")
+    for seed in range(3):
+        mine, others = here.step(batch(path, seed=seed)), there.step(batch(path, seed=seed))
+        assert others == pytest.approx(mine, rel=1e-3, abs=1e-4)
+    after = weights(there)
+    assert all((after[name] - tensor).abs().max() < 1e-4 for name, tensor in weights(here).items())
+
+
+def test_a_head_that_is_no_plain_matrix_is_refused(tmp_path: Path) -> None:
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 300}
+    config = Gemma2Config(**heads, **sizes, final_logit_softcapping=1.0)
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "capped")
+    with pytest.raises(ValueError, match="cannot be trained here"):
+        model.load(str(tmp_path / "capped"), dtype="float32", device="cpu")
 
 
 def test_the_order_of_rows_does_not_matter(path: Path, learner: Any) -> None:
