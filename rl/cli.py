@@ -167,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     bench_learner.add_argument("--microbatch", type=int, default=4096, metavar="TOKENS")
     bench_learner.add_argument("--steps", type=int, default=10)
     bench_learner.add_argument("--recompute", action="store_true", help="checkpoint activations")
+    bench_learner.add_argument("--compile", action="store_true", help="norms and feed-forward parts, by torch")
     bench_learner.add_argument("--alone", action="store_true", help="without the bare loop")
     bench_learner.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
 
@@ -442,6 +443,7 @@ def _bench_learner(options: argparse.Namespace) -> int:
         steps=options.steps,
         microbatch_tokens=options.microbatch,
         recompute=options.recompute,
+        compile=options.compile,
         rival=not options.alone,
     )
     found = learner.bench(work, _say_aside)

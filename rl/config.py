@@ -129,6 +129,7 @@ class LearnerConfig(_Model):
     activation_checkpointing: bool = Field(
         False, description="Keep a layer's input only, and compute the rest again for the gradient."
     )
+    compile: bool = Field(False, description="Let torch compile norms and feed-forward parts: minutes once, for a GPU.")
     device: str = Field("cpu", description='"cpu" or "cuda".')
     threads: int = Field(1, ge=1, description="torch threads on a CPU.")
     cores: tuple[Annotated[int, Field(ge=0)], ...] = Field(

@@ -61,6 +61,7 @@ class Work:
     steps: int = 10
     microbatch_tokens: int = 4096
     recompute: bool = False
+    compile: bool = False
     rival: bool = True
 
     @property
@@ -71,6 +72,7 @@ class Work:
             threads=torch.get_num_threads(),
             microbatch_tokens=self.microbatch_tokens,
             activation_checkpointing=self.recompute,
+            compile=self.compile,
         )
 
 
@@ -251,7 +253,7 @@ def memory(folder: Path) -> dict[str, Any]:
     init_model(NANO.model_copy(update={"vocab_size": _VOCABULARY}), path)
     spawn = multiprocessing.get_context("spawn")
     found = []
-    for elements in (model.HEAD_ELEMENTS, _VOCABULARY * _MEMORY_TOKENS):
+    for elements in (None, _VOCABULARY * _MEMORY_TOKENS):
         # A process each: what an allocator keeps is not given back.
         with ProcessPoolExecutor(1, spawn) as process:
             found.append(process.submit(peak_mib, str(path), elements).result())
@@ -259,7 +261,7 @@ def memory(folder: Path) -> dict[str, Any]:
     return {"memory_mib": cut, "whole_head_memory_mib": whole, "memory_ratio": cut / whole, "vocabulary": _VOCABULARY}
 
 
-def peak_mib(path: str, head_elements: int) -> float:
+def peak_mib(path: str, head_elements: int | None) -> float:
     """Of this process: how far one gradient drives its resident memory above where it stood."""
     torch.set_num_threads(1)
     policy = model.load(path, dtype="float32", device="cpu")

@@ -53,7 +53,11 @@ class Learner:
         self._setup = setup
         self._clock = Clock()
         self._model = model.load(
-            setup.model, dtype="float32", device=config.device, recompute=config.activation_checkpointing
+            setup.model,
+            dtype="float32",
+            device=config.device,
+            recompute=config.activation_checkpointing,
+            fuse=config.compile,
         )
         self._masters = Masters(self._model, getattr(torch, setup.dtype))
         self._tokenizer = AutoTokenizer.from_pretrained(setup.model)

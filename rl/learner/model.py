@@ -20,8 +20,11 @@ from rollout_workers.weights import replacing
 
 transformers_logging.disable_progress_bar()
 
-HEAD_ELEMENTS = 1 << 24
-"""Logits held at a time: 64 MiB in float32, of which a few copies are needed."""
+HEAD_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 28}
+"""Logits held at a time: 64 MiB and 1 GiB in float32, of which a few copies are needed; a GPU wants large products."""
+
+_FUSED = "RMSNorm", "MLP"
+"""Ends of the names of modules that are many small operations on large tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,11 @@ class Forward:
     """Of the distribution the token was drawn from, in nats; carries no gradient."""
 
 
-def load(path: str, *, dtype: str, device: str, recompute: bool = False) -> Any:
+def load(path: str, *, dtype: str, device: str, recompute: bool = False, fuse: bool = False) -> Any:
     """The model in training mode; with `recompute` it keeps a layer's input only, and computes the rest again.
 
-    Raises OSError or ValueError for what is no model, or none that can be trained here.
+    With `fuse` torch compiles what lies between the large matrix products, at the first pass. Raises OSError or
+    ValueError for what is no model, or none that can be trained here.
     """
     keep_freed()
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation=attention.NAME)
@@ -44,6 +48,10 @@ def load(path: str, *, dtype: str, device: str, recompute: bool = False) -> Any:
     _check_head(path, model)
     if recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if fuse:
+        for module in model.modules():
+            if type(module).__name__.endswith(_FUSED):
+                module.compile(dynamic=True)
     return model.train()
 
 
@@ -51,7 +59,7 @@ def forward(model: Any, batch: MicroBatch, temperature: float) -> Forward:
     """log π(token_t | row before t) at `temperature` of the tokens whose mask is True, over packed rows."""
     hidden, places, chosen = _hidden(model, batch)
     head = model.get_output_embeddings()
-    found = [_score(head, hidden[piece], chosen[piece], temperature) for piece in _pieces(head, hidden, HEAD_ELEMENTS)]
+    found = [_score(head, hidden[piece], chosen[piece], temperature) for piece in _pieces(head, hidden, None)]
     return _spread(batch, places, found)
 
 
@@ -63,13 +71,13 @@ def backward(
     clock: Clock,
     *,
     entropy: bool = True,
-    head_elements: int = HEAD_ELEMENTS,
+    head_elements: int | None = None,
 ) -> tuple[float, Forward]:
     """Add the loss's gradient to the parameters'. Returns the loss, and what `forward` does, without a graph.
 
     `loss` takes log-probabilities of some tokens and their places in the batch, (n,) both, to the sum of their losses.
     The head works on a piece of the tokens at a time, back as well as forth, and never holds more than `head_elements`
-    logits: with a large vocabulary, those of a whole batch would take more memory than all the rest.
+    logits (none: what suits the device); with a large vocabulary, a batch's would take more memory than all the rest.
     Without `entropy` that comes out as 0.
     """
     with clock.time("forward"):
@@ -108,9 +116,9 @@ def _hidden(model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
     return out.last_hidden_state[0, places - 1], places, tokens[places]
 
 
-def _pieces(head: Any, hidden: Tensor, elements: int) -> list[slice]:
+def _pieces(head: Any, hidden: Tensor, elements: int | None) -> list[slice]:
     """Parts of the n hidden states whose logits are at most so many, or those of one."""
-    size = max(1, elements // head.weight.shape[0])
+    size = max(1, (elements or HEAD_ELEMENTS[hidden.device.type]) // head.weight.shape[0])
     return [slice(start, start + size) for start in range(0, len(hidden), size)]
 
 
