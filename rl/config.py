@@ -36,6 +36,9 @@ class RunConfig(_Model):
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="The run's name; none takes the time."
     )
     steps: int = Field(5, ge=1, description="Optimiser steps in all.")
+    seconds: float | None = Field(
+        None, gt=0, description="Take no further step after so many seconds of training; a resume has as many again."
+    )
     seed: int = Field(0, description="Seed of weights, task order and sampling.")
 
 

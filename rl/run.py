@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,17 @@ class Run:
     waits: Waits
     live: Live
 
-    def remaining(self) -> range:
-        """Steps still to take."""
-        return range(self.ledger.step + 1, self.config.run.steps + 1)
+    def remaining(self) -> Iterator[int]:
+        """Steps still to take, for as long as there is time to begin one."""
+        began, limit = time.monotonic(), self.config.run.seconds
+        for step in range(self.ledger.step + 1, self.config.run.steps + 1):
+            if limit is not None and time.monotonic() - began > limit:
+                self.say(
+                    f"ended after {limit:g} s (run.seconds), {step - 1} of {self.config.run.steps} steps; "
+                    f"cwm-rl resume {self.directory} goes on"
+                )
+                return
+            yield step
 
     async def take(self) -> Batch:
         """The next batch of groups that are fresh and teach something."""
@@ -65,7 +73,7 @@ class Run:
         stats = stats | report.batch_stats(batch, self.ledger.version)
         self._evaluated("after").unlink(missing_ok=True)  # of a run that ended earlier, and now goes on
         self.ledger.commit(step, batch.keys, stats)
-        if step % self.config.checkpoint.every == 0 or step == self.config.run.steps:
+        if step % self.config.checkpoint.every == 0:
             await self.save(step)
         self.live.step(step, stats)
 
@@ -150,6 +158,9 @@ async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) 
             sampling = both.create_task(rollouts.run(), name="rollouts")
             await train(run)
             sampling.cancel()
+        newest = run.ledger.newest_checkpoint()
+        if newest is None or newest[0] != run.ledger.step:
+            await run.save(run.ledger.step)
         train_ended = time.monotonic()
         run.ledger.finish()
         await run.evaluate("after")

@@ -9,6 +9,9 @@ class SftConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tokens: int = Field(2_500_000, ge=1, description="Budget: tokens in all, those of the context included.")
+    seconds: float | None = Field(
+        None, gt=0, description="The budget in time: whichever is used up first ends the stage, and times the rates."
+    )
     batch_tokens: int = Field(2400, ge=1, description="Tokens of one optimiser step.")
     microbatch_tokens: int = Field(8192, ge=1, description="Tokens of one packed forward pass, at most.")
     context: int | None = Field(None, ge=2, description="A longer conversation is left out; none: the model's context.")
@@ -31,6 +34,10 @@ class SftConfig(BaseModel):
         if self.warmup + self.decay > 1:
             raise ValueError(f"warmup {self.warmup:g} and decay {self.decay:g} together are more than the budget")
         return self
+
+    def used(self, tokens: int, seconds: float) -> float:
+        """Share of the budget; the stage ends at 1."""
+        return max(tokens / self.tokens, seconds / self.seconds if self.seconds else 0.0)
 
     def rate(self, share: float) -> float:
         """The factor on both learning rates when `share` of the budget is used: a trapezoid."""

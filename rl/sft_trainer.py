@@ -30,6 +30,8 @@ FORMAT = 1
 
 RECORD = "sft.json"
 
+_BAR = 1000
+"""Marks of the progress bar."""
 _SMOOTHING = 0.9
 _WITHOUT_EFFECT = {"threads", "checkpoint_seconds", "microbatch_tokens", "device"}
 """Settings that change a result by rounding at most."""
@@ -131,7 +133,7 @@ class Trainer:
         """Train until the budget is used. Raises SftInterrupted, SftFailed, NothingFits."""
         config, start = self._stage.config, self._state
         began = saved = time.monotonic()
-        with stop_asked() as stop, progress("supervised stage", config.tokens, start.tokens, self._say) as show:
+        with stop_asked() as stop, progress("supervised stage", _BAR, self._done(), self._say) as show:
             stream = batches(
                 self._stage.conversations,
                 self._renderer,
@@ -140,7 +142,7 @@ class Trainer:
                 tokens=config.batch_tokens,
                 seed=config.seed,
             )
-            while self._state.tokens < config.tokens:
+            while self._used() < 1:
                 batch = next(stream)
                 loss, policy_tokens = self._step(batch.rows)
                 now = time.monotonic()
@@ -156,13 +158,13 @@ class Trainer:
                     cursor=batch.after,
                 )
                 speed = (state.tokens - start.tokens) / (now - began)
-                show(state.tokens, f"step {state.step}, loss {state.loss:.3f}, {speed:,.0f} tokens/s")
+                show(self._done(), f"step {state.step}, loss {state.loss:.3f}, {speed:,.0f} tokens/s")
                 if stop.is_set() or now - saved > config.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
                 if stop.is_set():
                     raise SftInterrupted(
-                        f"stopped and saved at step {state.step}, {state.tokens / config.tokens:.0%} of the budget: "
+                        f"stopped and saved at step {state.step}, {self._used():.0%} of the budget: "
                         "the same command goes on from there"
                     )
 
@@ -204,7 +206,7 @@ class Trainer:
         if not math.isfinite(loss + norm):
             at = self._state.step + 1
             raise SftFailed(f"at step {at} the loss is {loss}, its gradient's norm {norm}: lower the learning rates")
-        rate = config.rate(self._state.tokens / config.tokens)
+        rate = config.rate(self._used())
         for optimiser, lr in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = lr * rate
@@ -212,6 +214,12 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
         self._masters.stepped()
         return loss, count
+
+    def _used(self) -> float:
+        return self._stage.config.used(self._state.tokens, self._state.seconds)
+
+    def _done(self) -> int:
+        return min(_BAR, round(_BAR * self._used()))
 
     def _save(self) -> None:
         optimisers = [optimiser for optimiser, _ in self._optimisers]

@@ -1,5 +1,6 @@
 """The algorithm. Everything round it (timers, checkpoints, logging) sits inside what it calls."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from rl.inbox import Batch
@@ -8,7 +9,7 @@ from rl.inbox import Batch
 class Steps(Protocol):
     """What the loop needs of a run; see `rl.run.Run`."""
 
-    def remaining(self) -> range:
+    def remaining(self) -> Iterator[int]:
         """Steps still to take."""
         ...
 

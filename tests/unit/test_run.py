@@ -1,7 +1,8 @@
-"""What a run that goes on does with its evaluations."""
+"""What a run that goes on does with its evaluations, and when it ends."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,6 +58,16 @@ async def test_what_was_before_is_not_evaluated_once_weights_were_published(run:
     run.ledger.publish(0)
     await run.evaluate("before")
     assert not (run.directory / "eval").exists()
+
+
+def test_no_step_begins_after_its_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    run.say = said.append
+    run.config = config_of("run.steps=9", "run.seconds=10")
+    now = iter((100.0, 100.0, 109.0, 111.0))
+    monkeypatch.setattr("rl.run.time", SimpleNamespace(monotonic=lambda: next(now)))
+    assert list(run.remaining()) == [1, 2]
+    assert said == [f"ended after 10 s (run.seconds), 2 of 9 steps; cwm-rl resume {run.directory} goes on"]
 
 
 def test_an_evaluation_has_time_for_all_its_rounds() -> None:

@@ -249,6 +249,15 @@ def test_muons_updates_are_near_orthogonal() -> None:
         Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
 
 
+def test_the_budget_is_tokens_or_seconds(base: Path, tmp_path: Path) -> None:
+    both = SftConfig(tokens=100, seconds=10)
+    assert (both.used(50, 1), both.used(50, 6), both.used(50, 10)) == (0.5, 0.6, 1.0)
+    assert SftConfig(tokens=100).used(50, 1e9) == 0.5
+    record = train(stage(base, tokens=10**9, seconds=2.0), tmp_path / "out", silent)
+    assert 2 <= record["seconds"] < 20
+    assert record["tokens"] < 10**9
+
+
 def test_the_rates_are_a_trapezoid() -> None:
     settings = SftConfig(warmup=0.1, decay=0.4)
     shares = (0.0, 0.05, 0.1, 0.6, 0.8, 1.0, 1.1)
