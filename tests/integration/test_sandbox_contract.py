@@ -1,6 +1,7 @@
 """What `verifiers.sandbox` promises, kept by every back end that works here."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -352,7 +353,8 @@ async def test_an_agent_killed_from_outside_is_not_the_commands_doing(sandboxes:
             sandboxes.client.kill(container["Id"])
         else:
             for child in psutil.Process().children(recursive=True):
-                child.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):  # a child may die of its parent's death
+                    child.kill()
         with pytest.raises(SandboxUnavailable):
             await box.exec(["true"], timeout=5)
     assert leftovers(sandboxes) == []
@@ -410,6 +412,7 @@ def killed_owner_of_a_sandbox(backend: str) -> int:
     """Process id of a service that was killed with -9 while a command of its sandbox ran; that one is gone, too."""
     program = f"""
 import asyncio
+import contextlib
 from rollout_workers.sandbox.select import choose
 async def main():
     backend, _ = await choose("{backend}")
