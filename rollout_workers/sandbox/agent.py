@@ -54,6 +54,7 @@ DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 OWN_ENV = {"HOME": "/tmp", "TMPDIR": "/tmp", "USER": "sandbox", "LOGNAME": "sandbox"}  # noqa: S108
 OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 
+SAY = b"command echo $? >&3\n"
 INHERITED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 """Python ignores the first two; a shell ignores the others for what it starts in the background."""
 
@@ -210,7 +211,13 @@ class Job:
         self.feed: memoryview | None = None
         self.stdin = self.told = -1
         self.status: int | None = None
-        self.oom_before = oom_kills()
+
+
+class Spare:
+    """A confined child that waits for its orders. It is there only while nothing else is: nobody tampers with it."""
+
+    def __init__(self, pid: int, orders: int, fds: tuple[int, int, int]) -> None:
+        self.pid, self.orders, self.fds = pid, orders, fds
 
 
 class Runner:
@@ -232,6 +239,9 @@ class Runner:
         self.poll.register(HOST_IN, select.POLLIN)
         self.watch(self.wake, select.POLLIN, lambda _: self.reap())
         self.can_nurse = can_nurse()
+        self.spare: Spare | None = None
+        self.busy = False
+        self.oom_kills = oom_kills()
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call `handler` with what `poll` says of `fd`."""
@@ -251,7 +261,10 @@ class Runner:
             left = min((job.deadline for job in self.jobs), default=None)
             wait = None if left is None else max(0.0, left - time.monotonic()) * 1000 + 1
             asked = False
-            for fd, event in self.poll.poll(wait):
+            events = self.poll.poll(0 if self.wants_spare else wait)
+            if not events and self.wants_spare:
+                self.prepare()
+            for fd, event in events:
                 if fd == HOST_IN:
                     asked = True
                 elif (handler := self.handlers.get(fd)) is not None:
@@ -272,22 +285,52 @@ class Runner:
         return next((job for job in self.jobs if job.status is not None or now >= job.deadline), None)
 
     @property
+    def wants_spare(self) -> bool:
+        """Whether one may be made now; who has run one command, will run another."""
+        return self.busy and self.spare is None and self.shell is None and not self.jobs
+
+    @property
     def full(self) -> bool:
         """Whether a further command has to wait."""
         return not self.can_nurse and any(not job.nursed for job in self.jobs)
 
-    def run(self, request: dict[str, Any], body: Callable[[], int], stdin: bytes, timeout: float, limit: int) -> Job:
-        """Start a confined child that calls `body`; its result is the exit code. Raises OSError."""
-        (given, stdin_in), (out, stdout), (err, stderr) = (os.pipe() for _ in range(3))
-        nursed = any(not job.nursed for job in self.jobs)
-        pid, told = self.start(body, (given, stdout, stderr), nursed=nursed)
+    def run(self, request: dict[str, Any], env: dict[str, str], stdin: bytes, timeout: float, limit: int) -> Job:
+        """Have a confined child do it; the result is the exit code. Raises OSError."""
+        nursed, told = any(not job.nursed for job in self.jobs), -1
+        spare, self.spare = self.spare, None
+        if spare is not None:
+            pid, (stdin_in, out, err) = spare.pid, spare.fds
+            with open(spare.orders, "wb", buffering=0) as orders:
+                write_all(orders.fileno(), marshal.dumps((request, env)))
+        else:
+            (given, stdin_in), (out, stdout), (err, stderr) = (os.pipe() for _ in range(3))
+            pid, told = self.start(lambda: perform(request, env), (given, stdout, stderr), nursed=nursed)
         streams = Stream(out, limit), Stream(err, limit)
         job = Job(request["id"], pid, time.monotonic() + timeout, streams, nursed=nursed)
         job.live, job.told, job.stdin = request.get("live", False), told, stdin_in
         if nursed:
             self.watch(told, select.POLLIN, lambda _: self.told(job))
         self.follow(job, stdin)
+        self.busy = True
         return job
+
+    def prepare(self) -> None:
+        """Fork a spare, if one can be had."""
+        try:
+            (given, stdin_in), (out, stdout), (err, stderr), (orders, orders_in) = (os.pipe() for _ in range(4))
+            pid, _ = self.start(obey, (given, stdout, stderr, orders), nursed=False)
+        except OSError:
+            self.busy = False
+        else:
+            self.spare = Spare(pid, orders_in, (stdin_in, out, err))
+
+    def dismiss(self) -> None:
+        """The spare goes before anything starts that it does not become."""
+        if self.spare is not None:
+            send_signal(self.spare.pid, signal.SIGKILL)
+            for fd in (self.spare.orders, *self.spare.fds):
+                os.close(fd)
+            self.spare = None
 
     def converse(self, request: dict[str, Any], env: dict[str, str], text: bytes) -> None:
         """Have the shell, with `env` if it has to start, do `text`. Raises OSError."""
@@ -296,6 +339,7 @@ class Runner:
         lost = self.shell is not None and self.shell.gone
         if lost:
             self.end_shell()
+        self.dismiss()
         if self.shell is None:
             self.shell = self.open_shell(env)
         else:
@@ -308,7 +352,7 @@ class Runner:
         job = Job(request["id"], shell.pid, deadline, streams, nursed=True, of_shell=True)
         job.live, job.stdin = request.get("live", False), shell.script
         self.watch(shell.said, select.POLLIN, lambda event: self.said(job, shell, event))
-        self.follow(job, evaluation(text, shell.name))
+        self.follow(job, evaluation(text, shell.name) + SAY)
         shell.lost = lost
 
     def follow(self, job: Job, data: bytes) -> None:
@@ -425,6 +469,9 @@ class Runner:
                         job.status = status
                 if self.shell is not None and pid == self.shell.pid:
                     self.shell.gone = True
+                if self.spare is not None and pid == self.spare.pid:
+                    self.dismiss()
+                    self.busy = False  # whatever ended it would end the next
         except ChildProcessError:
             self.alone = True
 
@@ -448,7 +495,8 @@ class Runner:
             self.forget(job.stdin)
         if job.nursed and not job.of_shell:
             self.forget(job.told)
-        flags = TIMED_OUT * (job.status is None) | OOM * (oom_kills() > job.oom_before)
+        before, self.oom_kills = self.oom_kills, oom_kills()
+        flags = TIMED_OUT * (job.status is None) | OOM * (self.oom_kills > before)
         flags |= TRUNCATED * any(stream.truncated for stream in job.streams)
         if shell is not None:
             flags |= ENDED * (ended or shell.lost)
@@ -557,7 +605,7 @@ class Runner:
 def can_nurse() -> bool:
     """Not in gVisor: a command waits for the one before it there, or nobody could tell their orphans apart.
 
-    Asked before the first command, which could hinder the answer.
+    Asked by a child, before the first command, which could hinder the answer: gVisor refuses all but process 1.
     """
     pid = os.fork()
     if pid == 0:
@@ -614,6 +662,31 @@ def oom_kills() -> int:
 # --- what children do -------------------------------------------------------------------------------------------
 
 
+def obey() -> int:
+    """Wait for orders on descriptor 3, and follow them."""
+    orders = bytearray()
+    while piece := os.read(3, CHUNK):
+        orders += piece
+    os.close(3)
+    if not orders:
+        return UNCONFINED
+    return perform(*marshal.loads(orders))  # noqa: S302 - the agent's word
+
+
+def perform(request: dict[str, Any], env: dict[str, str]) -> int:
+    """Do what was asked for, with `env` if it is a program; the exit code."""
+    op = request["op"]
+    if op == "exec":
+        return execute(request["argv"], request["cwd"], env)
+    if op == "python":
+        return interpret(request["source"], env)
+    if op == "read":
+        return read_file(request["path"], request["limit"])
+    if op == "list":
+        return list_files(request["path"], request["depth"])
+    return write_files(request["files"], request["new"])
+
+
 def execute(argv: list[str], cwd: str, env: dict[str, str]) -> int:
     """Become the command; 127 and 126 as a shell has them when that fails."""
     try:
@@ -662,7 +735,7 @@ def evaluation(text: bytes, name: str) -> bytes:
         script = b'"$(command head -c %d)" </dev/null 3>&-\n%b' % (len(text), text)
     else:
         script = b"'%b' </dev/null 3>&-" % text.replace(b"'", b"'\\''")
-    return b"command eval " + script + b"\ncommand echo $? >&3\n"
+    return b"command eval " + script + b"\n"
 
 
 def program_of(name: str, path: str) -> str:
@@ -738,12 +811,11 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def write_files(files: list[tuple[str, int]], body: bytes, new: bool) -> int:
-    """Create or replace files, their contents one after the other in `body`; 0 or an errno.
+def write_files(files: list[tuple[str, int]], new: bool) -> int:
+    """Create or replace files, their contents one after the other on standard input; 0 or an errno.
 
     A `new` one must not be there, but its directory must.
     """
-    start = 0
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         for path, size in files:
@@ -754,9 +826,13 @@ def write_files(files: list[tuple[str, int]], body: bytes, new: bool) -> int:
             except FileNotFoundError:
                 pass
             fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=here)
-            write_all(fd, body[start : start + size])
+            left = size
+            while left and (piece := os.read(0, min(left, CHUNK))):
+                write_all(fd, piece)
+                left -= len(piece)
             os.close(fd)
-            start += size
+            if left:
+                return errno.EIO
     except OSError as error:
         return error.errno or errno.EIO
     return 0
@@ -785,29 +861,13 @@ def serve(runner: Runner, request: dict[str, Any], body: bytes) -> None:
     """Answer one request, or start what will. Raises OSError."""
     op = request["op"]
     env = {**DEFAULT_ENV, **os.environ, **OWN_ENV, **request.get("env", {})}
-    timeout, limit = request.get("timeout", FILE_SECONDS), request.get("limit", 0)
-    job: Job | None = None
     if op == "ping":
         send(request["id"], (0, 0, 0), b"")
-    elif op == "exec":
-        argv, cwd = request["argv"], request["cwd"]
-        job = runner.run(request, lambda: execute(argv, cwd, env), body, timeout, limit)
-    elif op == "python":
-        source = request["source"]
-        job = runner.run(request, lambda: interpret(source, env), body, timeout, limit)
     elif op == "shell":
         runner.converse(request, env, body)
-    elif op == "read":
-        path = request["path"]
-        job = runner.run(request, lambda: read_file(path, limit), b"", timeout, limit)
-    elif op == "list":
-        path, depth = request["path"], request["depth"]
-        job = runner.run(request, lambda: list_files(path, depth), b"", timeout, limit)
     else:
-        files, new = request["files"], request["new"]
-        job = runner.run(request, lambda: write_files(files, body, new), b"", timeout, limit)
-    if job is not None and op not in ("exec", "python"):
-        job.outputs_only = True
+        job = runner.run(request, env, body, request.get("timeout", FILE_SECONDS), request.get("limit", 0))
+        job.outputs_only = op not in ("exec", "python")
 
 
 def main() -> NoReturn:

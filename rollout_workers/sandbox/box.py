@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 from rollout_workers.sandbox import filter as seccomp
-from rollout_workers.sandbox.channel import Channel, ChannelClosedError, ChannelNonsenseError, Reply
+from rollout_workers.sandbox.channel import ChannelClosedError, ChannelNonsenseError, Reply
 from verifiers.sandbox import (
     COPIED_BYTES,
     COPIED_FILES,
@@ -76,13 +76,33 @@ class Walls(Protocol):
         ...
 
 
+class Asked(Protocol):
+    """A `channel.Channel`, or what stands for one."""
+
+    async def call(
+        self,
+        request: Mapping[str, Any],
+        body: bytes = b"",
+        *,
+        reply_limit: int,
+        timeout: float,
+        live: Callable[[bytes, bytes], None] | None = None,
+    ) -> Reply:
+        """See `channel.Channel.call`."""
+        ...
+
+    def close(self) -> None:
+        """Hang up."""
+        ...
+
+
 class Box:
     """A sandbox behind an agent. Implements `verifiers.sandbox.Sandbox`; commands run side by side, a shell's in turn.
 
     Cancelling a call in the middle ends the sandbox: nothing of the command goes on, and no later call can succeed.
     """
 
-    def __init__(self, channel: Channel, walls: Walls) -> None:
+    def __init__(self, channel: Asked, walls: Walls) -> None:
         self._channel, self._walls = channel, walls
         self._shell = asyncio.Lock()
         self._dead: SandboxError | None = None
@@ -90,7 +110,7 @@ class Box:
         """Seconds that all calls under way may take together: where commands cannot run side by side, they wait."""
 
     @classmethod
-    async def begin(cls, channel: Channel, walls: Walls, spec: SandboxSpec, *, uid: int | None, memory: int) -> "Box":
+    async def begin(cls, channel: Asked, walls: Walls, spec: SandboxSpec, *, uid: int | None, memory: int) -> "Box":
         """Shake hands, confine, put `spec.files` in place. `memory`: address space of a process, in bytes.
 
         Raises SandboxUnavailable, and ValueError for files that cannot be.

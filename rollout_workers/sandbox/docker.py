@@ -14,9 +14,9 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -30,8 +30,10 @@ from rollout_workers.sandbox.box import (
     agent_source,
     check,
     own_uid,
+    rlimits,
 )
 from rollout_workers.sandbox.channel import Channel, ChannelNonsenseError, finish
+from rollout_workers.sandbox.plain import KEEPER, PlainChannel
 from verifiers.sandbox import SandboxError, SandboxSpec, SandboxUnavailable
 
 BASE_IMAGE: Final = "cwm-rl-base:local"
@@ -46,6 +48,7 @@ GVISOR: Final = "runsc"
 GVISOR_PROCESSES, GVISOR_SHARE = 512, 32
 """Of the host, for its kernel and for each process inside; a fork bomb of 32 took 844 in all."""
 BYTES_PER_INODE: Final = 4096
+NO_PYTHON: Final = re.compile(r"python3\b.*(not found|no such file)", re.IGNORECASE | re.DOTALL)
 STREAM: Final = struct.Struct("!BxxxI")
 STREAM_LIMIT: Final = 1 << 20
 
@@ -61,7 +64,7 @@ class Docker:
     client: Any
     """A docker.APIClient; its calls block, and run in threads."""
     image: str = BASE_IMAGE
-    """Where a spec names none. Any image with `python3` 3.8 or later on its PATH will do."""
+    """Where a spec names none. One with `python3` 3.8 or later on its PATH is fast; see `plain` for others."""
     runtime: str | None = None
     """The engine's own default, or a name it knows, such as `runsc` (gVisor)."""
     cpus: float = 1.0
@@ -69,40 +72,68 @@ class Docker:
     """Label of the run that the containers belong to."""
     max_seconds: float = 3600.0
     """No container is meant to live longer; `sweep` removes it then, whoever owns it."""
+    plain: set[str] = field(default_factory=set)
+    """Images found to be without Python."""
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec = DEFAULT) -> AsyncIterator[Box]:
         """See `verifiers.sandbox.Sandboxes.open`. Raises ValueError for a spec that cannot be."""
         check(spec)
-        uid = 0 if spec.writable_root else own_uid()
-        async with self._container(spec, uid) as container:
-            await call(container.start)  # attached first, so that no byte can be missed
-            async with Channel.over(container.take(), Demultiplexed) as channel:
-                box = await Box.begin(channel, container, spec, uid=uid, memory=spec.memory_bytes * ADDRESS_SPACE)
-                yield box
+        image = spec.image or self.image
+        async with AsyncExitStack() as stack:
+            if image not in self.plain:
+                try:
+                    yield await self._with_agent(spec, stack)
+                    return
+                except _NoPythonError:
+                    self.plain.add(image)
+            yield await self._without(spec, stack)
+
+    async def _with_agent(self, spec: SandboxSpec, stack: AsyncExitStack) -> Box:
+        """Behind an agent. Raises _NoPythonError."""
+        uid, agent = _uid(spec), ["python3", "-I", "-S", "-c", agent_source()]
+        ulimits = {"core": 0, "nofile": OPEN_FILES * 2}  # the agent's own; commands get lower ones from it
+        more = {"cap_add": ["SETUID", "SETGID", "KILL"], "ulimits": _ulimits(ulimits)}
+        container = await stack.enter_async_context(self._container(spec, uid, agent, more))
+        try:
+            await call(container.attach)  # first, so that no byte can be missed
+            await call(container.start)
+        except SandboxUnavailable as error:
+            if NO_PYTHON.search(str(error)):
+                raise _NoPythonError from error
+            raise
+        channel = await stack.enter_async_context(Channel.over(container.take(), Demultiplexed))
+        return await Box.begin(channel, container, spec, uid=uid, memory=spec.memory_bytes * ADDRESS_SPACE)
+
+    async def _without(self, spec: SandboxSpec, stack: AsyncExitStack) -> Box:
+        """Behind the engine's own ways."""
+        uid, memory = _uid(spec), spec.memory_bytes * ADDRESS_SPACE
+        limits = {name.removeprefix("RLIMIT_").lower(): hard for name, (_, hard) in rlimits(spec, memory).items()}
+        more = {"ulimits": _ulimits({name: hard for name, hard in limits.items() if name != "as"})}
+        container = await stack.enter_async_context(self._container(spec, uid, KEEPER, more))
+        await call(container.start)
+        starter = Starter(container, f"{uid}:{uid}")
+        return await Box.begin(PlainChannel(starter), container, spec, uid=uid, memory=memory)
 
     @asynccontextmanager
-    async def _container(self, spec: SandboxSpec, uid: int) -> AsyncIterator["Container"]:
+    async def _container(
+        self, spec: SandboxSpec, uid: int, process: list[str], more: dict[str, Any]
+    ) -> AsyncIterator["Container"]:
         """A container that is gone on leaving, even if its creation was cancelled half way."""
         container = Container(self.client, f"cwm-rl-{os.getpid()}-{next(_numbers)}-{secrets.token_hex(4)}")
         try:
-            await call(self._create, container.name, spec, uid)
+            await call(self._create, container.name, spec, uid, process, more)
             yield container
         finally:
             await finish(container.remove())
 
-    def _create(self, name: str, spec: SandboxSpec, uid: int) -> None:
+    def _create(self, name: str, spec: SandboxSpec, uid: int, process: list[str], more: dict[str, Any]) -> None:
         """Everything that is taken from the container is taken here."""
         disk = Disk.of(spec)
-        limits = [
-            {"Name": "core", "Soft": 0, "Hard": 0},
-            {"Name": "nofile", "Soft": OPEN_FILES * 2, "Hard": OPEN_FILES * 2},
-        ]
         host = self.client.create_host_config(
             network_mode="none",
             ipc_mode="private",
             cap_drop=["ALL"],
-            cap_add=["SETUID", "SETGID", "KILL"],
             security_opt=["no-new-privileges"],
             read_only=not spec.writable_root,
             tmpfs={"/work": _tmpfs(disk.work, f"mode=0755,uid={uid},gid={uid}"), "/tmp": _tmpfs(disk.tmp, "mode=1777")},  # noqa: S108
@@ -111,14 +142,14 @@ class Docker:
             memswap_limit=spec.memory_bytes,
             pids_limit=self._processes(spec),
             nano_cpus=int(self.cpus * 1e9),
-            ulimits=limits,
             log_config={"Type": "none", "Config": {}},
             runtime=self.runtime,
+            **more,
         )
         self.client.create_container(
             spec.image or self.image,
             name=name,
-            entrypoint=["python3", "-I", "-S", "-c", agent_source()],
+            entrypoint=process,
             command=[],
             user="0:0",
             working_dir="/work",
@@ -154,15 +185,18 @@ class Container:
         self.client, self.name = client, name
         self._sock: socket.socket | None = None
 
-    def start(self) -> None:
-        """Attach, then start. Blocks. Keeps the socket until it is taken: a cancelled caller loses none."""
+    def attach(self) -> None:
+        """Blocks. Keeps the socket until it is taken: a cancelled caller loses none."""
         self._sock = _attach(self.client, self.name)
+
+    def start(self) -> None:
+        """Blocks."""
         self.client.start(self.name)
 
     def take(self) -> socket.socket:
         """The attached socket; the caller closes it."""
         sock, self._sock = self._sock, None
-        assert sock is not None  # noqa: S101 - start() has returned
+        assert sock is not None  # noqa: S101 - attach() has returned
         return sock
 
     def oom_kills(self) -> int:
@@ -192,18 +226,71 @@ class Demultiplexed:
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader, self._buffer = reader, bytearray()
 
+    async def piece(self) -> tuple[int, bytes]:
+        """The next one, and its stream. Raises ChannelNonsenseError, asyncio.IncompleteReadError, OSError."""
+        stream, size = STREAM.unpack(await self._reader.readexactly(STREAM.size))
+        if stream > 2 or size > STREAM_LIMIT:
+            raise ChannelNonsenseError(f"the engine's stream has a piece {stream} of {size} bytes")
+        return stream, await self._reader.readexactly(size)
+
     async def readexactly(self, n: int) -> bytes:
         """`n` bytes of standard output. Raises ChannelNonsenseError, asyncio.IncompleteReadError, OSError."""
         while len(self._buffer) < n:
-            stream, size = STREAM.unpack(await self._reader.readexactly(STREAM.size))
-            if stream > 2 or size > STREAM_LIMIT:
-                raise ChannelNonsenseError(f"the engine's stream has a piece {stream} of {size} bytes")
-            piece = await self._reader.readexactly(size)
+            stream, piece = await self.piece()
             if stream == 1:
                 self._buffer += piece
         taken = bytes(self._buffer[:n])
         del self._buffer[:n]
         return taken
+
+
+class Starter:
+    """Runs programs by the engine's exec. Implements `plain.Starter`."""
+
+    def __init__(self, container: Container, user: str) -> None:
+        self._container, self._user = container, user
+
+    async def run(self, argv: Sequence[str], env: Mapping[str, str]) -> "Started":
+        """See `plain.Starter.run`."""
+        client = self._container.client
+        options = {"stdin": True, "user": self._user, "environment": dict(env), "workdir": "/work"}
+        made = await call(client.exec_create, self._container.name, list(argv), **options)
+        sock = await call(_bare, client.exec_start, made["Id"], socket=True)
+        return Started(client, made["Id"], *await asyncio.open_connection(sock=sock))
+
+
+class Started:
+    """One of them. Implements `plain.Running`."""
+
+    def __init__(self, client: Any, number: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._client, self._number, self._writer, self._pieces = client, number, writer, Demultiplexed(reader)
+
+    async def piece(self) -> tuple[int, bytes] | None:
+        """See `plain.Running.piece`."""
+        try:
+            return await self._pieces.piece()
+        except asyncio.IncompleteReadError:
+            return None
+
+    async def feed(self, data: bytes, *, end: bool) -> None:
+        """See `plain.Running.feed`."""
+        self._writer.write(data)
+        await self._writer.drain()
+        if end:
+            self._writer.write_eof()
+
+    async def exit_code(self) -> int | None:
+        """See `plain.Running.exit_code`."""
+        code = (await call(self._client.exec_inspect, self._number))["ExitCode"]
+        return None if code is None else int(code)
+
+    def close(self) -> None:
+        """See `plain.Running.close`."""
+        self._writer.transport.abort()
+
+
+class _NoPythonError(Exception):
+    """The image has none."""
 
 
 async def probe(
@@ -292,8 +379,13 @@ def _knock() -> None:
 
 
 def _attach(client: Any, name: str) -> socket.socket:
-    """Our own descriptor of the attached stream; the SDK's wrappers round it are closed."""
-    wrapped = client.attach_socket(name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+    """The stream of its process 1."""
+    return _bare(client.attach_socket, name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+
+
+def _bare(connect: Callable[..., Any], *args: Any, **kwargs: Any) -> socket.socket:
+    """Our own descriptor of a stream that the SDK opens; its wrappers round it are closed."""
+    wrapped = connect(*args, **kwargs)
     raw = getattr(wrapped, "_sock", wrapped)
     if isinstance(raw, ssl.SSLSocket):
         raise OSError("an engine behind TLS cannot be attached to: use its local socket")
@@ -334,6 +426,14 @@ def _host() -> str:
     """What process ids mean: this boot, this pid namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def _uid(spec: SandboxSpec) -> int:
+    return 0 if spec.writable_root else own_uid()
+
+
+def _ulimits(limits: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"Name": name, "Soft": value, "Hard": value} for name, value in limits.items()]
 
 
 def _tmpfs(size: int, more: str) -> str:
