@@ -92,7 +92,10 @@ class Docker:
     async def _with_agent(self, spec: SandboxSpec, stack: AsyncExitStack) -> Box:
         """Behind an agent. Raises _NoPythonError."""
         uid, agent = _uid(spec), ["python3", "-I", "-S", "-c", agent_source()]
-        ulimits = {"core": 0, "nofile": OPEN_FILES * 2}  # the agent's own; commands get lower ones from it
+        ulimits = {
+            "core": (0, 0),
+            "nofile": (OPEN_FILES * 2, OPEN_FILES * 2),
+        }  # the agent's own; commands get lower ones from it
         more = {"cap_add": ["SETUID", "SETGID", "KILL"], "ulimits": _ulimits(ulimits)}
         container = await stack.enter_async_context(self._container(spec, uid, agent, more))
         try:
@@ -108,12 +111,13 @@ class Docker:
     async def _without(self, spec: SandboxSpec, stack: AsyncExitStack) -> Box:
         """Behind the engine's own ways."""
         uid, memory = _uid(spec), spec.memory_bytes * ADDRESS_SPACE
-        limits = {name.removeprefix("RLIMIT_").lower(): hard for name, (_, hard) in rlimits(spec, memory).items()}
-        more = {"ulimits": _ulimits({name: hard for name, hard in limits.items() if name != "as"})}
+        limits = {name.removeprefix("RLIMIT_").lower(): both for name, both in rlimits(spec, memory).items()}
+        more = {"ulimits": _ulimits({name: both for name, both in limits.items() if name != "as"})}
         container = await stack.enter_async_context(self._container(spec, uid, KEEPER, more))
         await call(container.start)
-        starter = Starter(container, f"{uid}:{uid}")
-        return await Box.begin(PlainChannel(starter), container, spec, uid=uid, memory=memory)
+        channel = PlainChannel(Starter(container, f"{uid}:{uid}"))
+        stack.callback(channel.close)
+        return await Box.begin(channel, container, spec, uid=uid, memory=memory)
 
     @asynccontextmanager
     async def _container(
@@ -432,8 +436,8 @@ def _uid(spec: SandboxSpec) -> int:
     return 0 if spec.writable_root else own_uid()
 
 
-def _ulimits(limits: Mapping[str, int]) -> list[dict[str, Any]]:
-    return [{"Name": name, "Soft": value, "Hard": value} for name, value in limits.items()]
+def _ulimits(limits: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
+    return [{"Name": name, "Soft": soft, "Hard": hard} for name, (soft, hard) in limits.items()]
 
 
 def _tmpfs(size: int, more: str) -> str:

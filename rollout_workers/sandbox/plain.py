@@ -2,7 +2,7 @@
 
     host --call--> sh -c WRAPPER, under the commands' uid --> the program --> whatever else has that uid is killed
 
-Slow, some fifty milliseconds a call, and poorer: calls wait for each other, a command ends the shell's session and
+Slow, some 150 ms a call here, and poorer: calls wait for each other, a command ends the shell's session and
 the next call of the shell says so, and a code above 128 is taken for the signal that a shell means by it. It needs
 `sh`, and beside it `cat`, `find`, `head`, `mkdir`, `rm`, `sleep`, `wc`. Process 1 is another user's, or cannot be
 signalled from inside.
@@ -16,14 +16,15 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Protocol
 
 from rollout_workers.sandbox.agent import OOM_COUNTERS, OWN_ENV, evaluation
-from rollout_workers.sandbox.channel import ChannelClosedError, Reply
+from rollout_workers.sandbox.channel import ChannelClosedError, ChannelNonsenseError, Reply
+from verifiers.sandbox import SandboxUnavailable
 
 KEEPER: Final = ["sh", "-c", "while :; do sleep 60; done"]
 """Process 1: keeps the container, and takes in orphans as it waits."""
 END_SECONDS: Final = 5.0
 KILL: Final = ["sh", "-c", "kill -9 -1"]
 WRAPPER: Final = 'cd -- "$1" || exit 127; shift; "$@"; code=$?; kill -9 -1 2>/dev/null; exit $code'
-SHELL: Final = "exec sh -s 2>&1"
+SHELL: Final = "exec 2>&1; command -v bash >/dev/null && exec bash -s; exec sh -s"
 STILL: Final = b"command kill -CONT -1 2>/dev/null\n%bcwm_rl=$?; command kill -STOP -1 2>/dev/null\n%b"
 TELL: Final = b"command printf '\\000%%s %%03d\\000' %b $cwm_rl\n"
 """The shell's last word on a call. NUL and a number used once: nothing that it prints by accident."""
@@ -128,9 +129,9 @@ class PlainChannel:
                 raise ChannelClosedError("the channel was closed")
             try:
                 return await self._answer(request, body, reply_limit, live)
-            except OSError as error:
-                if isinstance(error, TimeoutError):
-                    raise
+            except TimeoutError:
+                raise
+            except (OSError, SandboxUnavailable) as error:
                 raise ChannelClosedError(f"the engine's stream broke: {error}") from error
 
     async def _answer(
@@ -163,8 +164,7 @@ class PlainChannel:
             self._end_shell()
             self._lost = True
         code = await self._run(words, env, stdin, seconds, outputs)
-        if code is None or code > 128:  # the wrapper may have died with it
-            await self._kill()
+        await self._kill()  # the wrapper is at the command's mercy
         return await self._reply(code, outputs)
 
     async def _files(self, words: list[str], stdin: bytes, outputs: _Outputs) -> Reply:
@@ -261,10 +261,12 @@ class PlainChannel:
         return sum(int(words[1]) for words in lines if len(words) == 2 and words[0] == b"oom_kill")
 
     async def _kill(self) -> None:
-        """Everything of the commands' user."""
+        """Everything of the commands' user. Raises ChannelNonsenseError."""
         async with asyncio.timeout(END_SECONDS), self._started(KILL, {}) as running:
             while await running.piece() is not None:
                 pass
+            if (code := await running.exit_code()) not in (0, 1):  # 1: there was nobody to kill
+                raise ChannelNonsenseError(f"what a command has left could not be killed (exit code {code})")
 
     @asynccontextmanager
     async def _started(self, argv: Sequence[str], env: Mapping[str, str]) -> AsyncIterator[Running]:

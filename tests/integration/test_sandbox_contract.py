@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -36,13 +38,39 @@ COMMANDS = "head -qc 100 /proc/[0-9]*/cmdline | tr '\\0' ' '"
         pytest.param("bubblewrap", marks=pytest.mark.required),
         pytest.param("docker", marks=[pytest.mark.slow, pytest.mark.required]),
         pytest.param("gvisor", marks=[pytest.mark.slow, pytest.mark.required]),
+        pytest.param("plain", marks=[pytest.mark.slow, pytest.mark.required]),
     ],
 )
-async def sandboxes(request: pytest.FixtureRequest) -> Sandboxes:
+async def sandboxes(request: pytest.FixtureRequest) -> AsyncIterator[Sandboxes]:
+    plain = request.param == "plain"
     try:
-        return (await choose(request.param))[0]
+        chosen = (await choose("docker" if plain else request.param))[0]
     except SandboxUnavailable as error:
         pytest.skip(str(error))
+    if not plain:
+        yield chosen
+        return
+    with without_python(cast(docker.Docker, chosen)) as image:
+        yield replace(cast(docker.Docker, chosen), image=image)
+
+
+def is_plain(sandboxes: Sandboxes) -> bool:
+    return isinstance(sandboxes, docker.Docker) and sandboxes.image != docker.BASE_IMAGE
+
+
+@contextlib.contextmanager
+def without_python(engine: docker.Docker) -> Iterator[str]:
+    """The base image, less its Python."""
+    client, name = engine.client, f"cwm-rl-test-plain:{os.getpid()}"
+    made = client.create_container(engine.image, entrypoint=["sh", "-c", "rm -f /usr/bin/python3*"], command=[])["Id"]
+    try:
+        client.start(made)
+        client.wait(made)
+        client.commit(made, *name.split(":"), changes=["ENTRYPOINT []"])
+        yield name
+    finally:
+        client.remove_container(made, force=True)
+        client.remove_image(name, force=True)
 
 
 def processes_with(word: str) -> list[int]:
@@ -117,9 +145,8 @@ async def test_environment_is_clean_and_can_be_added_to(sandboxes: Sandboxes, mo
 async def test_files_stay_between_commands_and_processes_do_not(sandboxes: Sandboxes) -> None:
     async with sandboxes.open(SandboxSpec(files={"pkg/mod.py": b"X = 41\n"})) as box:
         assert (await box.exec("echo $((40 + 2)) > answer; sleep 1000 & true")).exit_code == 0
-        result = await box.exec(["python3", "-c", "import pkg.mod; print(pkg.mod.X, open('answer').read())"])
-        assert result.stdout == b"41 42\n\n"
-        assert b"sleep" not in (await box.exec("cat /proc/[0-9]*/cmdline")).stdout
+        assert (await box.exec("cat pkg/mod.py answer")).stdout == b"X = 41\n42\n"
+        assert b"1000" not in (await box.exec("cat /proc/[0-9]*/cmdline")).stdout
 
 
 async def test_a_shell_keeps_its_state_and_stands_still_between_calls(sandboxes: Sandboxes) -> None:
@@ -129,6 +156,11 @@ async def test_a_shell_keeps_its_state_and_stands_still_between_calls(sandboxes:
         assert both.stdout.startswith(b"<a b>\n/tmp\nerr\n")
         assert b"sleep 1234" in both.stdout
         assert (both.exit_code, both.stderr, both.ended) == (3, b"", False)
+        if is_plain(sandboxes):
+            await sandbox.exec("true")
+            lost = await sandbox.shell("echo $x")
+            assert (lost.stdout, lost.ended) == (b"\n", True), "a command ends its session, and it says so"
+            return
         await sandbox.shell("(while :; do echo >>/work/count; done) &")
         before = await sandbox.exec("wc -c </work/count")
         assert (await sandbox.exec("sleep 0.2; wc -c </work/count")).stdout == before.stdout, "it ran between calls"
@@ -244,10 +276,12 @@ async def test_timeout_keeps_the_output_so_far(sandboxes: Sandboxes) -> None:
 
 async def test_cpu_seconds_end_a_process(sandboxes: Sandboxes) -> None:
     async with sandboxes.open(SandboxSpec(cpu_seconds=1)) as box:
-        assert (await box.exec(["python3", "-c", "while True: pass"], timeout=60)).exit_code == -signal.SIGXCPU
+        assert (await box.exec("while :; do :; done", timeout=60)).exit_code == -signal.SIGXCPU
 
 
 async def test_commands_run_side_by_side_and_end_alone(sandboxes: Sandboxes) -> None:
+    if is_plain(sandboxes):
+        pytest.skip("without an agent, commands wait for each other")
     away = "" if isinstance(sandboxes, docker.Docker) and sandboxes.runtime else "setsid"  # gVisor knows no subreaper
     async with sandboxes.open() as sandbox:
         await sandbox.shell("x=kept; sleep 1234 &")
@@ -368,7 +402,7 @@ async def test_a_frozen_sandbox_is_removed_by_force(sandboxes: Sandboxes) -> Non
         else:
             for child in set(psutil.Process().children(recursive=True)) - set(template()):
                 child.suspend()
-        with pytest.raises(TimeoutError):
+        with pytest.raises((TimeoutError, SandboxUnavailable)):  # without an agent, the engine says so at once
             async with asyncio.timeout(0.2):
                 await box.exec(["true"])
     assert leftovers(sandboxes) == []
