@@ -55,6 +55,8 @@ STREAM_LIMIT: Final = 1 << 20
 P = ParamSpec("P")
 T = TypeVar("T")
 _numbers = itertools.count()
+_left: set[str] = set()
+"""Names of containers whose removal was asked for and has not been seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +172,15 @@ class Docker:
         return spec.pids + OWN_PROCESSES
 
     def sweep(self) -> int:
-        """Remove containers whose owner died or whose deadline is over; how many. Blocks. Raises SandboxUnavailable."""
+        """Remove containers that nobody holds or whose time is over; how many. Blocks. Raises SandboxUnavailable."""
         gone = 0
         for found in _guarded(self.client.containers, all=True, filters={"label": "cwm-rl.owner"}):
             marks = found["Labels"]
             owned_here = marks.get("cwm-rl.host") == _host()
             orphan = owned_here and not Path("/proc", marks["cwm-rl.owner"]).exists()
-            if orphan or float(marks.get("cwm-rl.deadline", "inf")) < time.time():
-                _remove(self.client, found["Id"])
+            given_up = found["Names"][0].removeprefix("/") in _left
+            if orphan or given_up or float(marks.get("cwm-rl.deadline", "inf")) < time.time():
+                _guarded(_remove, self.client, found["Id"])
                 gone += 1
         return gone
 
@@ -218,10 +221,12 @@ class Container:
         return "out of memory: the engine saw its container killed for it" if state["OOMKilled"] else None
 
     async def remove(self) -> None:
-        """Kill and remove it; it may never have been. Raises SandboxUnavailable."""
+        """Kill and remove it; it may never have been. Raises SandboxUnavailable, and leaves it to `sweep`."""
         if self._sock is not None:
             self._sock.close()
+        _left.add(self.name)
         await call(_remove, self.client, self.name)
+        _left.remove(self.name)
 
 
 class Demultiplexed:
