@@ -13,18 +13,24 @@ pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
 
 SETTINGS = (
     *("run.steps=5", "run.id=contained", "warm_start.sft.tokens=30000", "eval.tasks=4", "algorithm.token_budget=1500"),
-    *("algorithm.group_size=4", "rollout.slots=16", "rollout.sandbox.backend=docker", "rollout.sandbox.warm=8"),
+    *("algorithm.group_size=4", "rollout.slots=16", "rollout.sandbox.warm=8"),
     "data.mixture=[{ from_step = 0, weights = { code = 1, repair = 1 } }]",
     # Seconds of warm start teach nothing, and then nothing but a dense second reward tells the episodes apart.
     "verifiers={ code = { code = 1.0, printable = 0.5 }, repair = { repair = 1.0, printable = 0.5 } }",
 )
 
 
-async def test_five_steps_on_docker(tmp_path: Path) -> None:
-    probe, backend = await docker.probe()
+@pytest.mark.parametrize(("name", "runtime"), [("docker", None), ("gvisor", docker.GVISOR)])
+async def test_five_steps_in_containers(tmp_path: Path, name: str, runtime: str | None) -> None:
+    probe, backend = await docker.probe(runtime=runtime)
     if backend is None:
         pytest.skip(probe.why)
-    settings = (*SETTINGS, f"run.directory={tmp_path}", f"warm_start.directory={tmp_path / 'models'}")
+    settings = (
+        *SETTINGS,
+        f"rollout.sandbox.backend={name}",
+        f"run.directory={tmp_path}",
+        f"warm_start.directory={tmp_path / 'models'}",
+    )
     arguments = [part for setting in settings for part in ("--set", setting)]
 
     def train() -> tuple[int, str]:
@@ -35,7 +41,7 @@ async def test_five_steps_on_docker(tmp_path: Path) -> None:
     assert code == 0, output
     report = report_of(tmp_path / "contained")
     assert report["steps"] == 5
-    assert "docker works" in report["sandbox"]
+    assert f"runtime {runtime or 'of its own choice'}" in report["sandbox"]
     assert audit(tmp_path / "contained").ok
     assert {domain for step in report["reward"] for domain in step["reward"]} == {"code", "repair"}
     assert backend.client.containers(all=True, filters={"label": "cwm-rl.run=contained"}) == []
