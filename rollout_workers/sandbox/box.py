@@ -102,8 +102,8 @@ class Box:
     Cancelling a call in the middle ends the sandbox: nothing of the command goes on, and no later call can succeed.
     """
 
-    def __init__(self, channel: Asked, walls: Walls) -> None:
-        self._channel, self._walls = channel, walls
+    def __init__(self, channel: Asked, walls: Walls, room: int) -> None:
+        self._channel, self._walls, self._room = channel, walls, room
         self._shell = asyncio.Lock()
         self._dead: SandboxError | None = None
         self._owed = 0.0
@@ -115,7 +115,8 @@ class Box:
 
         Raises SandboxUnavailable, and ValueError for files that cannot be.
         """
-        box = cls(channel, walls)
+        room = min(Disk.of(spec).work, spec.memory_bytes // 3)  # in memory, and in the agent's meanwhile
+        box = cls(channel, walls, room)
         request = {"op": "begin", "uid": uid, "limits": rlimits(spec, memory)}
         try:
             await box._call(request, seccomp.program(), reply_limit=0, timeout=START_SECONDS)
@@ -239,6 +240,8 @@ class Box:
         await self._write({path: data}, new=new)
 
     async def _write(self, files: Mapping[str, bytes], *, new: bool = False) -> None:
+        if sum(map(len, files.values())) > self._room:
+            raise ValueError(f"{', '.join(files)} is more than the sandbox's disk takes at once, {self._room} bytes")
         request = {"op": "write", "files": [(inside(path), len(data)) for path, data in files.items()], "new": new}
         reply = await self._call(request, b"".join(files.values()), reply_limit=0, timeout=FILE_SECONDS)
         _check(reply, ", ".join(files), "more than the sandbox's disk holds")

@@ -56,7 +56,7 @@ async def talking_to(answer: Callable[[dict[str, object]], bytes], walls: Walls 
     task = asyncio.create_task(agent())
     try:
         async with Channel.over(ours) as channel:
-            yield Box(channel, walls)
+            yield Box(channel, walls, room=1 << 20)
     finally:
         task.cancel()
         writer.close()
