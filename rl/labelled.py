@@ -15,6 +15,8 @@ from verifiers.sandbox import Sandboxes
 from verifiers.task import Message, Submission, Task
 
 AT_ONCE: Final = 4
+CONTEST_LANGUAGES: Final[Mapping[Any, str]] = {2: "cpp", 3: "python"}
+"""As code_contests numbers them."""
 REASONS: Final = (Message("system", "Think up to </think>."),)
 
 
@@ -29,11 +31,12 @@ class Labelled:
 
 
 def read(file: Path, name: str) -> Iterator[Labelled]:
-    """Of a JSONL file in one of three forms, for the verifier `name`. Raises DataError.
+    """Of a JSONL file in one of four forms, for the verifier `name`. Raises DataError.
 
     Ours: {"payload": {...}, "reply": text, "correct": true or false}, and "messages" where the reply needs them.
     GSM8K's labelled solutions: "question", "ground_truth" and columns {"solution", "is_correct"}, answers after `A:`.
     HumanEval: each canonical solution is right, and wrong for the problem after it.
+    code_contests: "solutions" and "incorrect_solutions" in Python 3 and C++.
     """
     rows = list(read_rows(file, {}))
     first = rows[0]
@@ -41,10 +44,14 @@ def read(file: Path, name: str) -> Iterator[Labelled]:
         yield from (_own(row, name) for row in rows)
     elif first.has("ground_truth"):
         yield from (one for row in rows for one in _gsm8k(row, name))
+    elif first.has("incorrect_solutions"):
+        yield from (one for row in rows for one in _contest(row, name))
     elif first.has("canonical_solution"):
         yield from _humaneval(rows, name)
     else:
-        raise first.error("needs the columns payload, reply and correct (or those of GSM8K's labels or HumanEval)")
+        raise first.error(
+            "needs the columns payload, reply and correct (or those of GSM8K's labels, HumanEval or code_contests)"
+        )
 
 
 def _own(row: Row, name: str) -> Labelled:
@@ -79,6 +86,22 @@ def _humaneval(rows: Sequence[Row], name: str) -> Iterator[Labelled]:
         if len(rows) > 1:
             other = Submission(fenced(solutions[at - 1]))
             yield Labelled(f"line {row.line}, with the solution of the line before", task, other, False)
+
+
+def _contest(row: Row, name: str) -> Iterator[Labelled]:
+    row = Row(row.file, row.line, row.data, FORMS["code_contests"].columns)
+    draft = FORMS["code_contests"].read(row)
+    for column, right in (("solutions", True), ("incorrect_solutions", False)):
+        both = row.get(column)
+        if not isinstance(both, Mapping) or not all(
+            isinstance(both.get(key), list) for key in ("language", "solution")
+        ):
+            raise row.error("needs the lists 'language' and 'solution'", column)
+        for at, (number, source) in enumerate(zip(both["language"], both["solution"], strict=False)):
+            if (language := CONTEST_LANGUAGES.get(number)) is not None:
+                payload = {**draft.payload, "language": language}
+                task = Task(f"{row.file.name}/{row.line}", name, REASONS, name, payload=payload)
+                yield Labelled(f"line {row.line}, {column} {at}", task, Submission(fenced(source, language)), right)
 
 
 async def audit(verifier: Verifier, sandboxes: Sandboxes, labelled: Sequence[Labelled]) -> dict[str, Any]:

@@ -51,10 +51,13 @@ def _load(module: types.ModuleType, request: dict[str, Any]) -> None:
 
 
 def _call(module: types.ModuleType, name: str, args: Any, kwargs: Any, seconds: float) -> dict[str, Any]:
+    """Of a function, or of a method of the class `Solution`, as contests have it; a new object each time."""
     given = decode(args), decode(kwargs)
 
     def call() -> Any:
         function = module.__dict__.get(name)
+        if function is None and isinstance(kind := module.__dict__.get("Solution"), type):
+            function = getattr(kind(), name, None)
         if function is None:
             raise NameError(f"the answer defines no function '{name}'")
         return function(*given[0], **given[1])

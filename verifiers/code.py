@@ -3,10 +3,25 @@
 import ast
 import secrets
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from verifiers._relay import Answer, Budget, Call, InvalidTaskError, Solution, TamperedError, ask, check_round
-from verifiers.code_tests import TestResult, parse_call_tests, parse_stdin_tests, run_call_tests, run_stdin_tests
+from verifiers.code_tests import TestResult, parse_call_tests, run_call_tests
+from verifiers.programs import (
+    BY_LINES,
+    LANGUAGES,
+    BuildError,
+    Judging,
+    Language,
+    Program,
+    judge,
+    language_of,
+    parse_judging,
+    parse_language,
+    parse_stdin_tests,
+    run_programs,
+)
 from verifiers.reply import FormatError, asks_to_reason, extract_code
 from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec
 from verifiers.task import Submission, Task
@@ -25,21 +40,24 @@ async def run_tests(
     sandbox: Sandbox,
     *,
     preamble: str = "",
+    language: Language = LANGUAGES["python"],
+    judging: Judging = BY_LINES,
     seconds: float = 6.0,
     total_seconds: float = 60.0,
 ) -> list[TestResult]:
     """Visible tests for an environment: one result each, in order, also after a failure.
 
     `tests` are rows as in the payload's `tests` or `stdin_tests`; their expected values stay outside the sandbox here
-    too. Raises ValueError on a broken row, SandboxError.
+    too, and no checker is asked. Raises ValueError on a broken row, SandboxError.
     """
     budget = Budget(seconds, total_seconds)
-    solution = Solution(source, preamble, _announced(preamble))
     try:
         if tests and "stdin" in tests[0]:
-            return await run_stdin_tests(sandbox, solution, parse_stdin_tests(tests), budget, grading=False)
-        return await run_call_tests(sandbox, solution, parse_call_tests(tests), budget, grading=False)
-    except TamperedError as error:
+            program = Program(f"{preamble}\n{source}" if preamble else source, language)
+            return await run_programs(sandbox, program, parse_stdin_tests(tests), judging, budget, stop=False)
+        solution = Solution(source, preamble, _announced(preamble))
+        return await run_call_tests(sandbox, solution, parse_call_tests(tests), budget, fresh=False, stop=False)
+    except (TamperedError, BuildError) as error:
         return [TestResult(False, error=str(error))] * len(tests)
 
 
@@ -49,20 +67,33 @@ class CodeVerifier:
     {"tests": [{"call", "args", "kwargs", "expected"}, …]}      expected values are compared outside the sandbox;
     {"stdin_tests": [{"stdin", "stdout"}, …]}                   whole programs;
     {"check": SOURCE, "entry_point": NAME, "prompt": SOURCE}    HumanEval's `check(candidate)`, run in a second sandbox;
-    and, beside `tests`, an optional "preamble": definitions the answer may use.
 
-    A test has `seconds`, all of one grading `total_seconds`; the first failure ends it.
+    beside `tests`, an optional "preamble": definitions the answer may use; beside `stdin_tests`, an optional "language"
+    (see `programs.LANGUAGES`), and "compare" (see `programs.COMPARISONS`) or "checker": Python that defines
+    check(stdin, expected, printed), and runs where the candidate never was.
+
+    A test has `seconds`, all of one grading `total_seconds`; the first failure ends it. `partial` runs them all, and
+    pays between -1 and 1 for the share that passes, in the forms that count tests. `languages` adds some, by name.
     """
 
     lowest = -1.0
 
     def __init__(
-        self, *, seconds: float = 6.0, total_seconds: float = 60.0, memory_bytes: int = 512 << 20, pids: int = 64
+        self,
+        *,
+        seconds: float = 6.0,
+        total_seconds: float = 60.0,
+        memory_bytes: int = 512 << 20,
+        pids: int = 64,
+        partial: bool = False,
+        languages: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> None:
         self.seconds = seconds
         self.total_seconds = total_seconds
         self.memory_bytes = memory_bytes
         self.pids = pids
+        self.partial = partial
+        self.languages = {**LANGUAGES, **{name: language_of(name, one) for name, one in languages.items()}}
 
     def check_task(self, task: Task) -> None:
         """Raises ValueError with one sentence."""
@@ -76,6 +107,8 @@ class CodeVerifier:
                 _announced(payload.get("preamble", ""))
             elif forms == ["stdin_tests"]:
                 parse_stdin_tests(payload["stdin_tests"])
+                parse_language(payload, self.languages)
+                parse_judging(payload)
             else:
                 _check_form(payload)
         except ValueError as error:
@@ -87,34 +120,48 @@ class CodeVerifier:
             self.check_task(task)
         except ValueError as error:
             return Verdict(Outcome.INVALID_TASK, detail=str(error))
+        share = 0.0
         try:
-            source = extract_code(submission.reply, reasoned=asks_to_reason(task.messages))
-            problem = await self._grade(task, source, sandboxes)
-        except FormatError as error:
+            marks = parse_language(task.payload, self.languages).marks
+            source = extract_code(submission.reply, reasoned=asks_to_reason(task.messages), marks=marks)
+            share, problem = await self._grade(task, source, sandboxes)
+        except (FormatError, BuildError) as error:
             problem = str(error)
         except TamperedError as error:
             return Verdict(Outcome.TAMPERED, self.lowest, False, str(error))
         except InvalidTaskError as error:
             return Verdict(Outcome.INVALID_TASK, detail=f"task {task.id}: {error}")
-        return Verdict.scored(-1.0 if problem else 1.0, correct=not problem, detail=problem)
+        reward = 2 * share - 1 if self.partial and problem else 1.0 if not problem else -1.0
+        return Verdict.scored(reward, correct=not problem, detail=problem)
 
-    async def _grade(self, task: Task, source: str, sandboxes: Sandboxes) -> str:
-        """What is wrong with the source, in a sentence; empty if nothing."""
+    async def _grade(self, task: Task, source: str, sandboxes: Sandboxes) -> tuple[float, str]:
+        """The share of tests that pass, and what is wrong with the source in a sentence; empty if nothing."""
         payload, budget = task.payload, Budget(self.seconds, self.total_seconds)
         spec = SandboxSpec(image=task.image, memory_bytes=self.memory_bytes, pids=self.pids)
         if "check" in payload:
-            return await _Check(payload, source, sandboxes, spec, budget).run()
+            problem = await _Check(payload, source, sandboxes, spec, budget).run()
+            return float(not problem), problem
+        if "tests" in payload:
+            preamble, rows = payload.get("preamble", ""), parse_call_tests(payload["tests"])
+            solution = Solution(source, preamble, _announced(preamble))
+            async with sandboxes.open(spec) as sandbox:
+                results = await run_call_tests(sandbox, solution, rows, budget, fresh=True, stop=not self.partial)
+            return _told(results, len(rows))
+        tests, judging = parse_stdin_tests(payload["stdin_tests"]), parse_judging(payload)
+        program = Program(source, parse_language(payload, self.languages))
         async with sandboxes.open(spec) as sandbox:
-            if "tests" in payload:
-                preamble = payload.get("preamble", "")
-                solution, tests = Solution(source, preamble, _announced(preamble)), parse_call_tests(payload["tests"])
-                results = await run_call_tests(sandbox, solution, tests, budget, grading=True)
-            else:
-                programs = parse_stdin_tests(payload["stdin_tests"])
-                results = await run_stdin_tests(sandbox, Solution(source), programs, budget, grading=True)
-        if results[-1].passed:
-            return ""
-        return f"hidden test {len(results)} failed: {results[-1].error or 'wrong result'}"
+            results = await run_programs(sandbox, program, tests, judging, budget, stop=not self.partial)
+        if judging.checker and (self.partial or results[-1].passed):
+            results = await judge(sandboxes, spec, judging.checker, tests, results, budget)
+        return _told(results, len(tests))
+
+
+def _told(results: Sequence[TestResult], tests: int) -> tuple[float, str]:
+    failed = next((at for at, result in enumerate(results) if not result.passed), None)
+    if failed is None:
+        return 1.0, ""
+    share = sum(result.passed for result in results) / tests
+    return share, f"hidden test {failed + 1} failed: {results[failed].error or 'wrong result'}"
 
 
 class _Check:

@@ -44,9 +44,9 @@ def boxed(answer: str) -> str:
     return f"thoughts</think>\nSo it is \\boxed{{{answer}}}."
 
 
-def fenced(source: str) -> str:
+def fenced(source: str, mark: str = "python") -> str:
     """As a final answer in code."""
-    return f"thoughts</think>\n```python\n{source}\n```"
+    return f"thoughts</think>\n```{mark}\n{source}\n```"
 
 
 _GOLDS: Final = ("3", "\\frac{3}{4}", "x^2 + 1", "(1, 2)", "10")
@@ -62,6 +62,13 @@ _CODE: Final[tuple[tuple[dict[str, Any], str], ...]] = (
     ({"check": _CHECK, "entry_point": "add", "prompt": ""}, _ADD),
     (
         {"stdin_tests": [{"stdin": "1 2\n", "stdout": "3\n"}, {"stdin": "5 6\n", "stdout": "11\n"}]},
+        "print(sum(map(int, input().split())))",
+    ),
+    (
+        {
+            "stdin_tests": [{"stdin": "1 2\n", "stdout": "3\n"}, {"stdin": "5 6\n", "stdout": "11\n"}],
+            "checker": "def check(stdin, expected, printed):\n    return printed.split() == expected.split()",
+        },
         "print(sum(map(int, input().split())))",
     ),
 )

@@ -80,9 +80,8 @@ class RepairVerifier:
             except (FileNotFoundError, ValueError) as error:
                 return f"the patch leaves no {payload['module']}: {error}"
             budget = Budget(self.seconds, self.total_seconds)
-            results = await run_call_tests(
-                sandbox, Solution(source), parse_call_tests(payload["tests"]), budget, grading=True
-            )
+            tests = parse_call_tests(payload["tests"])
+            results = await run_call_tests(sandbox, Solution(source), tests, budget, fresh=True, stop=True)
         if results[-1].passed:
             return ""
         return f"hidden test {len(results)} failed: {results[-1].error or 'wrong result'}"

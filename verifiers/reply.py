@@ -8,7 +8,8 @@ from verifiers.task import Message
 THINK_END = "</think>"
 _BOXED = re.compile(r"\\boxed(?![A-Za-z])")
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^\n]*?)[ \t]*$", re.MULTILINE)
-_LANGUAGES = {"python", "py", "python3", ""}
+PYTHON = frozenset({"python", "py", "python3", ""})
+"""What may stand after the fence that opens a block of it."""
 
 
 class FormatError(ValueError):
@@ -62,8 +63,8 @@ def _closing_brace(text: str) -> int:
     raise FormatError("the braces of \\boxed{} do not close")
 
 
-def extract_code(reply: str, *, reasoned: bool = True) -> str:
-    """The content of the one fenced block after the reasoning. Raises FormatError."""
+def extract_code(reply: str, *, reasoned: bool = True, marks: frozenset[str] = PYTHON) -> str:
+    """The content of the one fenced block after the reasoning, opened with one of `marks`. Raises FormatError."""
     text = after_thinking(reply, reasoned=reasoned)
     fences = list(_FENCE.finditer(text))
     if len(fences) != 2:
@@ -71,8 +72,9 @@ def extract_code(reply: str, *, reasoned: bool = True) -> str:
             f"exactly one fenced block must follow {THINK_END}, which takes two fence lines and not {len(fences)}"
         )
     opening, closing = fences
-    if opening[2].lower() not in _LANGUAGES:
-        raise FormatError(f"the fenced block must be marked python, not {opening[2]!r:.40}")
+    if opening[2].lower() not in marks:
+        mark = "python" if marks is PYTHON else min(marks)
+        raise FormatError(f"the fenced block must be marked {mark}, not {opening[2]!r:.40}")
     if closing[2] or closing[1] != opening[1]:
         raise FormatError("the fenced block is not closed by the fence that opened it")
     return text[opening.end() + 1 : closing.start()]

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from rl.tasks.forms import FORMS, Draft
+from rl.tasks.drafts import Draft
+from rl.tasks.forms import FORMS
 from rl.tasks.rows import DataError, Row, read_rows
 from verifiers.task import Limits, Message, Task
 
@@ -16,7 +17,8 @@ __all__ = ["DataError", "FileSource", "LimitsOverride", "load"]
 
 FIELDS = (
     *("id", "domain", "prompt", "answer", "solution", "tests", "visible_tests"),
-    *("stdin_tests", "check", "entry_point", "setup", "image"),
+    *("stdin_tests", "check", "entry_point", "setup", "image", "language", "compare", "checker", "starter"),
+    *("public_tests", "hidden_tests", "generated_tests", "metadata"),
 )
 """What a column can be mapped to."""
 
@@ -51,7 +53,7 @@ class FileSource(BaseModel):
 
     path: str
     """Relative to the data directory; a pattern with * is expanded, in sorted order."""
-    form: Literal["gsm8k", "humaneval", "math", "mbpp", "tasks"] = "tasks"
+    form: Literal["apps", "code_contests", "gsm8k", "humaneval", "livecodebench", "math", "mbpp", "tasks"] = "tasks"
     """Which columns to expect: those of a known data set, or our own."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Our field -> their column, where it differs from the form's; the fields are those in FIELDS."""

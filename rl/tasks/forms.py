@@ -2,41 +2,14 @@
 
 import ast
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from rl.tasks import contests
+from rl.tasks.drafts import Draft
 from rl.tasks.literals import TestRow, call_test, called_function, examples
 from rl.tasks.rows import Row
 from verifiers.reply import FormatError, last_boxed
-
-MATH_SYSTEM = (
-    "Solve the problem. Think first, and close your thoughts with </think>. "
-    "After it, give the final answer once, alone, in \\boxed{}."
-)
-CODE_SYSTEM = (
-    "Write Python. Think first, and close your thoughts with </think>. After it, write exactly one fenced block that "
-    "opens with ```python and holds the whole solution, imports included."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What a form reads out of a row; configuration may override domain, verifier and environment."""
-
-    prompt: str
-    domain: str
-    payload: Mapping[str, Any]
-    visible: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def environment(self) -> str:
-        """With something to try out there are turns to try it in."""
-        return "code" if self.visible else "single_turn"
-
-    @property
-    def system(self) -> str:
-        """States the format rule of the domain's verifier."""
-        return {"math": MATH_SYSTEM, "code": CODE_SYSTEM}.get(self.domain, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +91,11 @@ def _native(row: Row) -> Draft:
     if kinds == ["check"]:
         payload = {"check": row.text("check"), "entry_point": row.text("entry_point")}
     else:
-        payload = {kinds[0]: _tests(row, kinds[0])}
-    visible = {"tests": _tests(row, "visible_tests")} if row.has("visible_tests") else {}
+        how = {name: row.text(name) for name in ("language", "compare", "checker") if row.has(name)}
+        payload = {kinds[0]: _tests(row, kinds[0]), **how}
+    visible: dict[str, Any] = {"tests": _tests(row, "visible_tests")} if row.has("visible_tests") else {}
+    if visible:
+        visible |= {name: payload[name] for name in ("language", "compare") if name in payload}
     return Draft(prompt, _domain(row, "code"), payload, visible)
 
 
@@ -143,5 +119,19 @@ FORMS: Mapping[str, Form] = {
     "math": Form(_math, {"prompt": "problem"}),
     "humaneval": Form(_humaneval, {"id": "task_id", "check": "test"}),
     "mbpp": Form(_mbpp, {"id": "task_id", "prompt": "text", "tests": "test_list", "setup": "test_setup_code"}),
+    "apps": Form(contests.apps, {"prompt": "question", "tests": "input_output", "starter": "starter_code"}),
+    "livecodebench": Form(
+        contests.livecodebench,
+        {
+            "id": "question_id",
+            "prompt": "question_content",
+            "starter": "starter_code",
+            "public_tests": "public_test_cases",
+            "hidden_tests": "private_test_cases",
+        },
+    ),
+    "code_contests": Form(
+        contests.code_contests, {"prompt": "description", "tests": "test", "hidden_tests": "private_tests"}
+    ),
     "tasks": Form(_native, {}),
 }

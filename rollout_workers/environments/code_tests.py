@@ -7,6 +7,7 @@ from typing import Any
 
 from rollout_workers.environments.protocol import Left
 from verifiers.code import FormatError, TestResult, extract_code, run_tests
+from verifiers.programs import LANGUAGES, Judging
 from verifiers.reply import asks_to_reason
 from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec
 from verifiers.task import Message, Task
@@ -28,15 +29,18 @@ class CodeTests:
         tests = self._task.visible.get("tests", ())
         if not tests:
             return None
+        visible = self._task.visible
+        language = LANGUAGES[visible.get("language", "python")]
         try:
-            source = extract_code(reply, reasoned=asks_to_reason(self._task.messages))
+            source = extract_code(reply, reasoned=asks_to_reason(self._task.messages), marks=language.marks)
         except FormatError as error:
             return Message("tool: tests", f"No code was run: {error}")
         if self._sandbox is None:
             self._sandbox = await self._stack.enter_async_context(
                 self._sandboxes.open(SandboxSpec(image=self._task.image))
             )
-        results = await run_tests(source, tests, self._sandbox, preamble=self._task.visible.get("preamble", ""))
+        how: dict[str, Any] = {"language": language, "judging": Judging(visible.get("compare", "lines"))}
+        results = await run_tests(source, tests, self._sandbox, preamble=visible.get("preamble", ""), **how)
         if all(result.passed for result in results):
             return None
         return Message("tool: tests", feedback(tests, results))

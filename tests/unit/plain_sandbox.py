@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -38,6 +39,8 @@ class PlainSandbox:
         live: object = None,
     ) -> ExecResult:
         command = ["sh", "-c", argv] if isinstance(argv, str) else list(argv)
+        if "/" not in command[0] and not shutil.which(command[0], path=self._environment["PATH"]):
+            return ExecResult(b"", f"{command[0]}: command not found\n".encode(), 127)
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,

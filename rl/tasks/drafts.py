@@ -1,0 +1,38 @@
+"""What a row of a data set comes to, whatever its form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MATH_SYSTEM = (
+    "Solve the problem. Think first, and close your thoughts with </think>. "
+    "After it, give the final answer once, alone, in \\boxed{}."
+)
+CODE_SYSTEM = (
+    "Write Python. Think first, and close your thoughts with </think>. After it, write exactly one fenced block that "
+    "opens with ```python and holds the whole solution, imports included."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a form reads out of a row; configuration may override domain, verifier and environment."""
+
+    prompt: str
+    domain: str
+    payload: Mapping[str, Any]
+    visible: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> str:
+        """With something to try out there are turns to try it in."""
+        return "code" if self.visible else "single_turn"
+
+    @property
+    def system(self) -> str:
+        """States the format rule of the domain's verifier."""
+        language = str(self.payload.get("language", "python"))
+        code = (
+            CODE_SYSTEM if language == "python" else CODE_SYSTEM.replace("Python", language).replace("python", language)
+        )
+        return {"math": MATH_SYSTEM, "code": code}.get(self.domain, "")
