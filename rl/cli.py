@@ -158,6 +158,11 @@ def _parser() -> argparse.ArgumentParser:
     _backend_option(bench_sandbox)
     bench_sandbox.add_argument("--quick", action="store_true", help="a little of everything, to see that it runs")
 
+    bench_verifiers = add("verifiers", _bench_verifiers, "Gradings a second, hangs, memory.", benches)
+    bench_verifiers.add_argument("--quick", action="store_true", help="a little of everything, to see that it runs")
+    bench_verifiers.add_argument(
+        "--json", action="store_true", help="print the result for programs, all else to stderr"
+    )
     bench_learner = add("learner", _bench_learner, "A step against a bare torch loop, memory, MFU on a GPU.", benches)
     bench_learner.add_argument("--shape", default="nano", help="nano, or a Qwen3: 0.6b, 1.7b, 4b")
     bench_learner.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -426,6 +431,14 @@ def _bench_sandbox(options: argparse.Namespace) -> int:
 
     found = asyncio.run(sandbox.bench(options.backend, sandbox.QUICK if options.quick else sandbox.Scale(), _say_aside))
     print(json.dumps(found, indent=2) if options.json else sandbox.in_words(found))
+    return OK
+
+
+def _bench_verifiers(options: argparse.Namespace) -> int:
+    from rl.bench import verifiers
+
+    found = asyncio.run(verifiers.bench(verifiers.QUICK if options.quick else verifiers.Scale(), _say_aside))
+    print(json.dumps(found, indent=2) if options.json else verifiers.in_words(found))
     return OK
 
 

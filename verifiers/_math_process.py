@@ -17,30 +17,38 @@ _SLACK_SECONDS = 5.0
 
 
 class MathProcess:
-    """Blocking; use it from one thread. The process also dies with that thread's process (see `_math_worker`)."""
+    """Blocking; one thread at a time. The process also dies with that thread's process (see `_math_worker`)."""
 
     def __init__(self, seconds: float, memory_bytes: int) -> None:
         self.seconds = seconds
         self.memory_bytes = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
-        self._buffer = b""
+        self._buffer, self._coming = b"", False
         self._end: weakref.finalize[..., Any] | None = None
 
     def start(self) -> None:
         """Bring the process up if it is not. Raises RuntimeError if it does not come."""
-        if self._process is not None and self._process.poll() is None:
+        if not self.spawn():
             return
+        if self._receive(_START_SECONDS) != {"ready": True}:
+            self.close()
+            raise RuntimeError(
+                f"the math-verify process did not start within {_START_SECONDS:g} s: is math-verify there?"
+            )
+        self._coming = False
+
+    def spawn(self) -> bool:
+        """Begin to, if it is not up; whether it is still to say that it is ready."""
+        if self._process is not None and self._process.poll() is None:
+            return self._coming
         self.close()
         # -I: neither this folder (whose math.py would hide the standard library's) nor the environment is on its path.
         command = [sys.executable, "-I", str(_SCRIPT)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self._end = weakref.finalize(self, _stop, self._process)
-        if self._receive(_START_SECONDS) != {"ready": True}:
-            self.close()
-            raise RuntimeError(
-                f"the math-verify process did not start within {_START_SECONDS:g} s: is math-verify there?"
-            )
+        self._coming = True
+        return True
 
     def ask(self, gold: str, answer: str | None) -> str:
         """`right`, `wrong`, `no_gold`, `crashed` or `timeout`. Raises RuntimeError if the process does not start."""

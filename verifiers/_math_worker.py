@@ -4,8 +4,9 @@ JSON lines, in: {"gold": text, "answer": text or null, "seconds": float, "memory
 then for each request {"outcome": "right" | "wrong" | "no_gold" | "crashed" | "timeout"}. Without an answer the gold
 alone is parsed, and "right" says that it could be.
 
-Each request runs in a forked child, since sympy can hang in C code where no signal reaches it (`9^{9^{9}}`): the child
-is killed, and the loaded libraries stay. A fork costs about 5 ms, an import 0.3-1 s.
+Requests go to a forked child, since sympy can hang in C code where no signal reaches it (`9^{9^{9}}`): the child is
+killed, and the loaded libraries stay. A fork costs some 5 ms, more than a comparison; so a child serves until it hangs,
+dies, or has served `LIFE` requests, since sympy's caches grow.
 """
 
 import ctypes
@@ -15,24 +16,33 @@ import os
 import resource
 import select
 import signal
+import socket
 import sys
+from functools import lru_cache
 from typing import Any
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-OUTCOMES = {10: "right", 11: "wrong", 12: "no_gold"}
-"""By exit status of the child; everything else is a crash."""
+OUTCOMES = {b"r": "right", b"w": "wrong", b"n": "no_gold"}
+"""As a child writes them."""
+LIFE = 500
 PR_SET_PDEATHSIG = 1
 
 
 def compare(gold: str, answer: str | None) -> str:
     """What math-verify says of one pair. Its own timeouts are off: the parent keeps the time."""
-    readings = [_read(gold)] if answer is None else [_read(gold), _read(answer)]
-    if not readings[0]:
+    wanted = _read_gold(gold)
+    if not wanted:
         return "no_gold"
     if answer is None:
         return "right"
-    return "right" if verify(readings[0], readings[1], timeout_seconds=None) else "wrong"
+    return "right" if verify(wanted, _read(answer), timeout_seconds=None) else "wrong"
+
+
+@lru_cache(maxsize=64)
+def _read_gold(latex: str) -> list[Any]:
+    """The answers of a group have one gold."""
+    return _read(latex)
 
 
 def _read(latex: str) -> list[Any]:
@@ -42,33 +52,64 @@ def _read(latex: str) -> list[Any]:
     return found if any(not isinstance(part, str) for part in found) else []
 
 
-def _child(request: dict[str, Any]) -> None:
-    """Runs in the fork and never returns."""
-    die_with_parent()
-    resource.setrlimit(resource.RLIMIT_AS, (request["memory"], request["memory"]))
-    status = 1
-    try:
-        outcome = compare(request["gold"], request["answer"])
-        status = next(code for code, name in OUTCOMES.items() if name == outcome)
-    finally:
-        # Whatever was raised, the status tells it; nothing may unwind into the parent's loop.
-        os._exit(status)
+class Child:
+    """The forked process that compares; begun when it is needed."""
 
+    def __init__(self) -> None:
+        self.pid = self.served = self.memory = 0
+        self.line: socket.socket | None = None
 
-def serve(request: dict[str, Any]) -> str:
-    """Fork, wait at most `seconds`, kill. Returns an outcome."""
-    child = os.fork()
-    if child == 0:
-        _child(request)
-    watch = os.pidfd_open(child)
-    try:
-        if not select.select([watch], [], [], request["seconds"])[0]:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return "timeout"
-    finally:
-        os.close(watch)
-    return OUTCOMES.get(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), "crashed")
+    def ask(self, request: dict[str, Any]) -> str:
+        """An outcome, within `seconds`."""
+        if self.served >= LIFE or self.memory != request["memory"]:
+            self.end()
+        line = self.line or self.begin(request["memory"])
+        self.served += 1
+        outcome = "crashed"
+        try:
+            line.sendall(json.dumps([request["gold"], request["answer"]]).encode() + b"\n")
+            if not select.select([line], [], [], request["seconds"])[0]:
+                outcome = "timeout"
+            elif found := OUTCOMES.get(line.recv(1)):
+                return found
+        except OSError:
+            pass
+        self.end()
+        return outcome
+
+    def begin(self, memory: int) -> socket.socket:
+        """Fork."""
+        ours, theirs = socket.socketpair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            ours.close()
+            self.serve(theirs, memory)
+        theirs.close()
+        self.line, self.memory, self.served = ours, memory, 0
+        return ours
+
+    def serve(self, line: socket.socket, memory: int) -> None:
+        """The forked side; never returns. Whatever is raised, the end of the process tells it."""
+        try:
+            die_with_parent()
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 0)
+            os.dup2(null, 1)  # the parent's answers go there
+            letters = {name: letter for letter, name in OUTCOMES.items()}
+            with line.makefile("rb") as requests:
+                for request in requests:
+                    line.sendall(letters[compare(*json.loads(request))])
+        finally:
+            os._exit(1)
+
+    def end(self) -> None:
+        """Kill it, if there is one."""
+        if self.line is not None:
+            self.line.close()
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        self.line, self.pid, self.served = None, 0, 0
 
 
 def die_with_parent() -> None:
@@ -86,8 +127,9 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     compare("\\frac{1}{2}", "0.5")  # fills caches that every child then shares
     print(json.dumps({"ready": True}), flush=True)
+    child = Child()
     for line in sys.stdin:
-        print(json.dumps({"outcome": serve(json.loads(line))}), flush=True)
+        print(json.dumps({"outcome": child.ask(json.loads(line))}), flush=True)
 
 
 if __name__ == "__main__":

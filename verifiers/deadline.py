@@ -10,6 +10,9 @@ QUEUE = 10
 """Times its own seconds a grading may take with its waits: a queue that does not move hangs like anything else."""
 
 
+Turns = asyncio.Lock | asyncio.Semaphore
+
+
 class Deadline:
     """Begins when it is made, and stands still while its grading waits for its `turn`, but not for ever."""
 
@@ -24,7 +27,7 @@ class Deadline:
         now = time.monotonic()
         return min(self._end - (self._waits_since or now), self._last - now)
 
-    async def wait_for(self, lock: asyncio.Lock) -> None:
+    async def wait_for(self, lock: Turns) -> None:
         """Acquire `lock`, off the clock."""
         began = self._waits_since = time.monotonic()
         try:
@@ -39,9 +42,9 @@ running: ContextVar[Deadline | None] = ContextVar("running", default=None)
 
 
 @asynccontextmanager
-async def turn(lock: asyncio.Lock) -> AsyncIterator[None]:
-    """Hold `lock` in the block. For verifiers that do one thing at a time: an answer that hangs delays the others and
-    does not use their time up."""
+async def turn(lock: Turns) -> AsyncIterator[None]:
+    """Hold `lock` in the block. For verifiers that can do so many things at a time: an answer that hangs delays the
+    others and does not use their time up."""
     deadline = running.get()
     await (lock.acquire() if deadline is None else deadline.wait_for(lock))
     try:

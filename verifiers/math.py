@@ -1,7 +1,10 @@
 r"""Mathematical answers: +1 if the one `\boxed{}` after the reasoning equals the gold answer, else -1."""
 
 import asyncio
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from queue import LifoQueue
 
 from verifiers._math_answer import misshapen, normalise, number, without_unit
 from verifiers._math_process import MathProcess
@@ -19,35 +22,60 @@ _WRONG = {
 
 
 class MathVerifier:
-    """Payload: {"answer": gold}. Plain numbers are compared exactly, all else by math-verify in a killable process.
+    """Payload: {"answer": gold}. Plain numbers are compared exactly, all else by math-verify in processes.
 
     An answer on which math-verify hangs or dies is wrong: the answer did it. `seconds` and `memory_bytes` bound one
-    comparison. The process starts with `start`, or on first need, and ends with `aclose` or with ours.
+    comparison. The `processes` start with `start`, or on first need, and end with `aclose` or with ours.
     """
 
     lowest = -1.0
 
-    def __init__(self, *, seconds: float = 4.0, memory_bytes: int = 1 << 30) -> None:
-        self._process = MathProcess(seconds, memory_bytes)
-        # One thread, as there is one process: it outlives every request it has begun.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="math-verify")
-        self._turn = asyncio.Lock()
-        """The queue in front of it."""
+    def __init__(self, *, seconds: float = 4.0, memory_bytes: int = 1 << 30, processes: int = 2) -> None:
+        if processes < 1:
+            raise ValueError(f"mathematics needs at least one process, not {processes}")
+        self._processes = processes
+        self._idle: LifoQueue[MathProcess] = LifoQueue()
+        """The one used last comes first: few answers start few processes."""
+        for _ in range(processes):
+            self._idle.put(MathProcess(seconds, memory_bytes))
+        # A thread a process: a request that nobody waits for any more is seen to its end.
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="math-verify")
+        self._turns = asyncio.Semaphore(processes)
+        self._gathering = threading.Lock()
 
     async def start(self) -> None:
-        """Bring the process up ahead of the first answer. Raises RuntimeError."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._process.start)
+        """Bring the processes up ahead of the first answer. Raises RuntimeError."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._all, MathProcess.spawn, MathProcess.start)
 
     async def aclose(self) -> None:
-        """End the process; a later call brings it up again."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._process.close)
+        """End the processes; a later call brings them up again."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._all, MathProcess.close)
+
+    def _all(self, *steps: Callable[[MathProcess], object]) -> None:
+        """Take each step with every process, once none is busy. Blocks."""
+        with self._gathering:
+            taken = [self._idle.get() for _ in range(self._processes)]
+            try:
+                for step in steps:
+                    for process in taken:
+                        step(process)
+            finally:
+                for process in taken:
+                    self._idle.put(process)
+
+    def _ask(self, gold: str, answer: str | None) -> str:
+        process = self._idle.get()
+        try:
+            return process.ask(gold, answer)
+        finally:
+            self._idle.put(process)
 
     def check_task(self, task: Task) -> None:
         """Blocks up to a second where the gold is no plain number. Raises ValueError."""
         gold = _gold(task)
         if number(without_unit(gold)) is not None or _is_text(gold):
             return
-        if self._thread.submit(self._process.ask, gold, None).result() != "right":
+        if self._threads.submit(self._ask, gold, None).result() != "right":
             raise ValueError(f"task {task.id}: the gold answer {gold!r:.80} cannot be read as mathematics")
 
     async def verify(self, task: Task, submission: Submission, sandboxes: Sandboxes) -> Verdict:
@@ -66,8 +94,8 @@ class MathVerifier:
         if known is not None:
             return _verdict(known, "" if known else _WRONG["wrong"])
         loop = asyncio.get_running_loop()
-        async with turn(self._turn):
-            outcome = await loop.run_in_executor(self._thread, self._process.ask, gold, answer)
+        async with turn(self._turns):
+            outcome = await loop.run_in_executor(self._threads, self._ask, gold, answer)
         if outcome == "no_gold":
             return Verdict(Outcome.INVALID_TASK, detail=f"task {task.id}: the gold answer {gold!r:.80} cannot be read")
         return _verdict(outcome == "right", _WRONG.get(outcome, ""))
