@@ -170,6 +170,19 @@ class ClusterConfig(_Model):
     connect_seconds: float = Field(30, gt=0, description="Deadline for the cluster's answer.")
 
 
+class PartConfig(_Model):
+    """How one verifier counts in a sum."""
+
+    weight: float = Field(1.0, gt=0, description="Of its reward.")
+    gate: bool = Field(False, description="What it does not find correct gets the lowest reward.")
+    options: dict[str, Any] = Field({}, description="What it is made with.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_weight(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else {"weight": value}
+
+
 class Config(_Model):
     """Everything. Unknown keys are refused."""
 
@@ -178,8 +191,9 @@ class Config(_Model):
     data: DataConfig
     warm_start: WarmStartConfig | None = Field(None, description="None starts from the model as it is.")
     eval: EvalConfig | None = Field(None, description="None evaluates nothing.")
-    verifiers: dict[str, dict[str, float]] = Field(
-        {}, description="What scores the tasks that name a verifier: verifier -> weight. Without an entry, itself."
+    verifiers: dict[str, dict[str, PartConfig]] = Field(
+        {},
+        description="What scores the tasks that name a verifier: verifier -> weight, or more of it. Without, itself.",
     )
     rollout: RolloutConfig = RolloutConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rl import warm_start
-from rl.config import Config, validated
+from rl.config import Config, PartConfig, validated
 from rl.init_model import init_model
 from rl.ledger import Ledger
 from rl.progress import Say
@@ -15,7 +15,7 @@ from rl.tasks.files import load
 from rl.tasks.stream import FilePool, GeneratedPool, Pool
 from rollout_workers.environments import ENVIRONMENTS
 from rollout_workers.weights import replacing
-from verifiers.combine import Combined
+from verifiers.combine import Combined, Part
 from verifiers.errors import UserError
 from verifiers.task import Task
 
@@ -71,9 +71,10 @@ def _checker(config: Config) -> Callable[[Task], None]:
     return check
 
 
-def recipe(config: Config, verifier: str) -> dict[str, float]:
+def recipe(config: Config, verifier: str) -> dict[str, Part]:
     """What scores the tasks that name `verifier`."""
-    return config.verifiers.get(verifier) or {verifier: 1.0}
+    parts = config.verifiers.get(verifier) or {verifier: PartConfig()}
+    return {name: Part(**part.model_dump()) for name, part in parts.items()}
 
 
 def create(config: Config, say: Say) -> Path:

@@ -17,7 +17,7 @@ from rollout_workers.sandbox.reaper import reaping
 from rollout_workers.sandbox.select import choose
 from rollout_workers.trajectory import Episode, EpisodeKey, Failed
 from rollout_workers.weights import WeightsError, WeightsRef
-from verifiers.combine import Combined
+from verifiers.combine import Combined, Part
 from verifiers.runner import Grader
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Task
@@ -33,7 +33,7 @@ class WorkerSetup:
     dtype: str
     seed: int
     config: RolloutConfig
-    recipes: Mapping[str, Mapping[str, float]]
+    recipes: Mapping[str, Mapping[str, Part]]
     """What scores the tasks that name a verifier: verifier -> weight."""
 
 
@@ -75,8 +75,8 @@ class RolloutWorker:
         self._sandboxes: Sandboxes = backend
         if config.sandbox.warm:
             self._sandboxes = await self._stack.enter_async_context(Pool(backend, config.sandbox.warm))
-        for name, weights in setup.recipes.items():
-            grader = Grader(Combined(weights), self._sandboxes, seconds=config.grading_seconds)
+        for name, parts in setup.recipes.items():
+            grader = Grader(Combined(parts), self._sandboxes, seconds=config.grading_seconds)
             self._graders[name] = await self._stack.enter_async_context(grader)
         self._engine = await self._stack.enter_async_context(
             Engine.start(

@@ -1,7 +1,8 @@
-"""Weighted sums of verifiers."""
+"""Rewards made of several verifiers: weighted sums, gates, and what shapes them."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from verifiers import registry
@@ -11,32 +12,37 @@ from verifiers.task import Submission, Task
 from verifiers.verdict import Outcome, Verdict
 
 
-class Combined:
-    """reward = sum_k weight_k * reward_k. The first component is the main one: whether the task is solved is its word.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How one verifier counts, and the options it is made with."""
 
-    `Combined({"math": 1.0, "printable": 0.2})` loads its components by name; `verifiers` supplies ready ones instead,
-    `options` what the others are made with, both by name. Raises ValueError on no component or a weight that is not
-    positive and finite.
+    weight: float = 1.0
+    gate: bool = False
+    """It is asked first; what it does not find correct gets the lowest reward, and nobody else is asked."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Combined:
+    """reward = sum_k weight_k * reward_k. The first that is no gate is the main one: "solved" is its word.
+
+    `Combined({"math": 1.0, "length": Part(0.2, options={"limit": 500})})` loads its components by name; `verifiers`
+    supplies ready ones instead. Raises ValueError where all are gates, or a weight is not positive and finite.
     """
 
-    def __init__(
-        self,
-        weights: Mapping[str, float],
-        *,
-        verifiers: Mapping[str, Verifier] | None = None,
-        options: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> None:
-        if not weights:
-            raise ValueError("a combined verifier needs at least one component")
-        for name, weight in weights.items():
-            if not (math.isfinite(weight) and weight > 0):
-                raise ValueError(f"the weight of verifier '{name}' must be positive and finite, not {weight}")
-        given, options = verifiers or {}, options or {}
-        self.weights = dict(weights)
+    def __init__(self, parts: Mapping[str, float | Part], *, verifiers: Mapping[str, Verifier] | None = None) -> None:
+        self.parts = {name: part if isinstance(part, Part) else Part(part) for name, part in parts.items()}
+        if all(part.gate for part in self.parts.values()):
+            raise ValueError("a combined verifier needs at least one component that is no gate")
+        for name, part in self.parts.items():
+            if not (math.isfinite(part.weight) and part.weight > 0):
+                raise ValueError(f"the weight of verifier '{name}' must be positive and finite, not {part.weight}")
+        given = verifiers or {}
         self.verifiers = {
-            name: given[name] if name in given else registry.load(name, **options.get(name, {})) for name in weights
+            name: given[name] if name in given else registry.load(name, **part.options)
+            for name, part in self.parts.items()
         }
-        self.lowest = math.fsum(weight * self.verifiers[name].lowest for name, weight in weights.items())
+        self.lowest = math.fsum(part.weight * self.verifiers[name].lowest for name, part in self.parts.items())
+        self._main = next(name for name, part in self.parts.items() if not part.gate)
 
     def check_task(self, task: Task) -> None:
         """Every component checks it. Raises ValueError."""
@@ -46,21 +52,23 @@ class Combined:
     async def verify(self, task: Task, submission: Submission, sandboxes: Sandboxes) -> Verdict:
         """The weighted sum; a component without a reward passes its own outcome on, an attack on one costs all."""
         verdicts: dict[str, Verdict] = {}
-        for name, verifier in self.verifiers.items():
-            verdict = await verifier.verify(task, submission, sandboxes)
+        for name, part in sorted(self.parts.items(), key=lambda item: not item[1].gate):
+            verdict = verdicts[name] = await self.verifiers[name].verify(task, submission, sandboxes)
             if verdict.reward is None:
                 return Verdict(verdict.outcome, detail=f"{name}: {verdict.detail}")
-            verdicts[name] = verdict
+            if part.gate and not verdict.correct:
+                break
         return self._sum(verdicts)
 
     def _sum(self, verdicts: Mapping[str, Verdict]) -> Verdict:
-        parts = {name: verdict.reward for name, verdict in verdicts.items() if verdict.reward is not None}
+        rewards = {name: verdict.reward for name, verdict in verdicts.items() if verdict.reward is not None}
         detail = "; ".join(f"{name}: {verdict.detail}" for name, verdict in verdicts.items() if verdict.detail)
         if any(verdict.outcome is Outcome.TAMPERED for verdict in verdicts.values()):
-            return Verdict(Outcome.TAMPERED, self.lowest, False, detail, parts)
-        reward = math.fsum(self.weights[name] * part for name, part in parts.items())
-        main = next(iter(verdicts.values()))
-        return Verdict(Outcome.SCORED, reward, main.correct, detail, parts)
+            return Verdict(Outcome.TAMPERED, self.lowest, False, detail, rewards)
+        if self._main not in verdicts:  # a gate is shut
+            return Verdict(Outcome.SCORED, self.lowest, False, detail or f"{list(verdicts)[-1]} is not met", rewards)
+        reward = math.fsum(self.parts[name].weight * part for name, part in rewards.items())
+        return Verdict(Outcome.SCORED, reward, verdicts[self._main].correct, detail, rewards)
 
     async def aclose(self) -> None:
         """Close every component that can be closed."""

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from plain_sandbox import PlainSandboxes
 
 from verifiers import registry
-from verifiers.combine import Combined
+from verifiers.combine import Combined, Part
+from verifiers.shaping import Format, Length
 from verifiers.task import Submission, Task
 from verifiers.verdict import Outcome, Verdict
 
@@ -82,8 +83,56 @@ def test_weights_are_positive_and_finite(weight: float) -> None:
 
 
 def test_no_part_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        Combined({})
+    for parts in ({}, {"format": Part(gate=True)}):
+        with pytest.raises(ValueError, match="at least one"):
+            Combined(parts)
+
+
+def test_a_shut_gate_costs_all_and_asks_nobody_else() -> None:
+    class Never(Fixed):
+        async def verify(self, task: Task, submission: Submission, sandboxes: object) -> Verdict:
+            raise AssertionError("asked behind a shut gate")
+
+    shut = Fixed(Verdict.scored(-1.0, correct=False, detail="no box"))
+    parts = {"main": Part(2.0), "gate": Part(0.5, gate=True)}
+    verdict = verify(Combined(parts, verifiers={"main": Never(RIGHT), "gate": shut}))
+    assert (verdict.outcome, verdict.reward, verdict.correct) == (Outcome.SCORED, -2.5, False)
+    assert (dict(verdict.parts), verdict.detail) == ({"gate": -1.0}, "gate: no box")
+    opened = Fixed(Verdict.scored(0.0, correct=True))
+    verdict = verify(Combined(parts, verifiers={"main": Fixed(RIGHT), "gate": opened}))
+    assert (verdict.reward, verdict.correct) == (2.0, True)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reward"), [(0, 0.0), (80, 0.0), (90, -0.5), (99, -0.95), (100, -1.0), (10_000, -1.0)]
+)
+def test_length_costs_more_and_more_near_its_limit(tokens: int, reward: float) -> None:
+    verifier = Length(limit=100, margin=20)
+    verdict = asyncio.run(verifier.verify(TASK, Submission("x", completion_tokens=tokens), PlainSandboxes()))
+    assert verdict.reward == pytest.approx(reward)
+    assert verdict.correct is (tokens <= 80)
+
+
+@pytest.mark.parametrize(
+    ("needs", "reply", "kept"),
+    [
+        ("think", "a</think>b", True),
+        ("think", "a</think></think>", False),
+        ("boxed", "a</think>\\boxed{1}", True),
+        ("boxed", "a</think>1", False),
+        ("code", "a</think>```python\npass\n```", True),
+        ("code", "a</think>```\npass", False),
+    ],
+)
+def test_format(needs: str, reply: str, kept: bool) -> None:
+    verdict = asyncio.run(Format(needs=needs).verify(TASK, Submission(reply), PlainSandboxes()))
+    assert (verdict.correct, verdict.reward) == (kept, 0.0 if kept else -1.0)
+
+
+@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": 5, "margin": 6}, {"limit": 5, "margin": -1}])
+def test_a_length_that_cannot_be(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="'margin' must be"):
+        Length(**options)
 
 
 def test_the_example_plug_in_weighs_in(monkeypatch: pytest.MonkeyPatch) -> None:

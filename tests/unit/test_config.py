@@ -93,7 +93,7 @@ def test_a_key_like_no_other_gets_the_list(minimal: Path) -> None:
         ("learner.betas=[0.9]", "learner.betas.1: "),
         ("data.sources=[]", "data: data needs at least one of data.sources and data.generated"),
         ("data.sources.0.limits.tokens=-5", "data.sources.0.limits.tokens: "),
-        ("verifiers.math.math=much", "verifiers.math.math: "),
+        ("verifiers.math.math=much", "verifiers.math.math.weight: "),
         ("model.dtype=float16", "model.dtype: "),
     ],
 )
@@ -150,7 +150,8 @@ def test_overrides_reach_everything(minimal: Path) -> None:
     assert (config.learner.cores, config.learner.betas) == ((0, 1), (0.8, 0.9))
     assert config.data.sources[0].limits.apply().turns == 3
     assert (config.data.sources[0].columns, config.data.dir) == ({"prompt": "question"}, Path("here=there"))
-    assert config.verifiers == {"math": {"math": 1.0, "printable": 0.25}}
+    weights = {name: part.weight for name, part in config.verifiers["math"].items()}
+    assert weights == {"math": 1.0, "printable": 0.25}
     assert (config.rollout.reasoning, config.algorithm.norm) == (False, 8)
 
 
