@@ -1,19 +1,14 @@
 r"""Mathematical answers: +1 if the one `\boxed{}` after the reasoning equals the gold answer, else -1."""
 
-import asyncio
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from queue import LifoQueue
-
 from verifiers._math_answer import misshapen, normalise, number, without_unit
-from verifiers._math_process import MathProcess
-from verifiers.deadline import turn
+from verifiers._workers import Workers
 from verifiers.reply import FormatError, asks_to_reason, extract_boxed
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Submission, Task
 from verifiers.verdict import Outcome, Verdict
 
+SLACK_SECONDS = 5.0
+"""Beyond the process's own limit, for a machine that is busy."""
 _WRONG = {
     "wrong": "the answer is not the gold answer",
     "timeout": "the answer takes too long to evaluate",
@@ -31,51 +26,17 @@ class MathVerifier:
     lowest = -1.0
 
     def __init__(self, *, seconds: float = 4.0, memory_bytes: int = 1 << 30, processes: int = 2) -> None:
-        if processes < 1:
-            raise ValueError(f"mathematics needs at least one process, not {processes}")
-        self._processes = processes
-        self._idle: LifoQueue[MathProcess] = LifoQueue()
-        """The one used last comes first: few answers start few processes."""
-        for _ in range(processes):
-            self._idle.put(MathProcess(seconds, memory_bytes))
-        # A thread a process: a request that nobody waits for any more is seen to its end.
-        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="math-verify")
-        self._turns = asyncio.Semaphore(processes)
-        self._gathering = threading.Lock()
-
-    async def start(self) -> None:
-        """Bring the processes up ahead of the first answer. Raises RuntimeError."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._all, MathProcess.spawn, MathProcess.start)
-
-    async def aclose(self) -> None:
-        """End the processes; a later call brings them up again."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._all, MathProcess.close)
-
-    def _all(self, *steps: Callable[[MathProcess], object]) -> None:
-        """Take each step with every process, once none is busy. Blocks."""
-        with self._gathering:
-            taken = [self._idle.get() for _ in range(self._processes)]
-            try:
-                for step in steps:
-                    for process in taken:
-                        step(process)
-            finally:
-                for process in taken:
-                    self._idle.put(process)
-
-    def _ask(self, gold: str, answer: str | None) -> str:
-        process = self._idle.get()
-        try:
-            return process.ask(gold, answer)
-        finally:
-            self._idle.put(process)
+        self._limits = {"seconds": seconds, "memory": memory_bytes}
+        self._workers = Workers(processes, seconds + SLACK_SECONDS, "_math_worker.py")
+        self.start, self.aclose = self._workers.start, self._workers.aclose
 
     def check_task(self, task: Task) -> None:
         """Blocks up to a second where the gold is no plain number. Raises ValueError."""
         gold = _gold(task)
         if number(without_unit(gold)) is not None or _is_text(gold):
             return
-        if self._threads.submit(self._ask, gold, None).result() != "right":
+        said = self._workers.ask_blocking(self._limits | {"gold": gold, "answer": None})
+        if said is None or said["outcome"] != "right":
             raise ValueError(f"task {task.id}: the gold answer {gold!r:.80} cannot be read as mathematics")
 
     async def verify(self, task: Task, submission: Submission, sandboxes: Sandboxes) -> Verdict:
@@ -93,9 +54,8 @@ class MathVerifier:
         known = _without_algebra(answer, gold)
         if known is not None:
             return _verdict(known, "" if known else _WRONG["wrong"])
-        loop = asyncio.get_running_loop()
-        async with turn(self._turns):
-            outcome = await loop.run_in_executor(self._threads, self._ask, gold, answer)
+        said = await self._workers.ask(self._limits | {"gold": gold, "answer": answer})
+        outcome = "crashed" if said is None else str(said["outcome"])
         if outcome == "no_gold":
             return Verdict(Outcome.INVALID_TASK, detail=f"task {task.id}: the gold answer {gold!r:.80} cannot be read")
         return _verdict(outcome == "right", _WRONG.get(outcome, ""))

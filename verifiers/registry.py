@@ -21,6 +21,10 @@ BUILT_IN = {
     "trace": "verifiers.trace:TraceVerifier",
 }
 """Known also where the distribution is not installed, as in a plain checkout."""
+ADAPTERS = {
+    "reward_function": "verifiers.adapters:RewardFunction",
+    "reasoning_gym": "verifiers.adapters:ReasoningGym",
+}
 SHAPING = {"format": "verifiers.shaping:Format", "length": "verifiers.shaping:Length"}
 """Components that pay for nothing by themselves."""
 
@@ -47,7 +51,7 @@ class Verifier(Protocol):
 
 def targets() -> dict[str, str]:
     """Every known name and the `module:attribute` it stands for."""
-    return BUILT_IN | SHAPING | {point.name: point.value for point in entry_points(group=GROUP)}
+    return BUILT_IN | ADAPTERS | SHAPING | {point.name: point.value for point in entry_points(group=GROUP)}
 
 
 def load(name: str, **options: Any) -> Verifier:

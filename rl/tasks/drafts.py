@@ -12,6 +12,10 @@ CODE_SYSTEM = (
     "Write Python. Think first, and close your thoughts with </think>. After it, write exactly one fenced block that "
     "opens with ```python and holds the whole solution, imports included."
 )
+REASONING_SYSTEM = (
+    "Solve the problem. Think first, and close your thoughts with </think>. "
+    "After it, give the final answer and no more."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +39,4 @@ class Draft:
         code = (
             CODE_SYSTEM if language == "python" else CODE_SYSTEM.replace("Python", language).replace("python", language)
         )
-        return {"math": MATH_SYSTEM, "code": code}.get(self.domain, "")
+        return {"math": MATH_SYSTEM, "code": code, "reasoning": REASONING_SYSTEM}.get(self.domain, "")

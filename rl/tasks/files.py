@@ -23,6 +23,10 @@ FIELDS = (
 """What a column can be mapped to."""
 
 
+VERIFIERS = {"answer": "math", "entry": "reasoning_gym"}
+"""By what only their payloads hold; all else is code."""
+
+
 class LimitsOverride(BaseModel):
     """What one episode may use, where it differs from the defaults of `verifiers.task.Limits`."""
 
@@ -53,7 +57,9 @@ class FileSource(BaseModel):
 
     path: str
     """Relative to the data directory; a pattern with * is expanded, in sorted order."""
-    form: Literal["apps", "code_contests", "gsm8k", "humaneval", "livecodebench", "math", "mbpp", "tasks"] = "tasks"
+    form: Literal[
+        "apps", "code_contests", "gsm8k", "humaneval", "livecodebench", "math", "mbpp", "reasoning_gym", "tasks"
+    ] = "tasks"
     """Which columns to expect: those of a known data set, or our own."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Our field -> their column, where it differs from the form's; the fields are those in FIELDS."""
@@ -124,7 +130,7 @@ def _task(source: FileSource, row: Row, draft: Draft) -> Task:
     system = draft.system if source.system is None else source.system
     user = source.template.replace("{prompt}", draft.prompt)
     messages = [Message("system", system)] if system else []
-    verifier = "code" if "answer" not in draft.payload else "math"
+    verifier = next((name for key, name in VERIFIERS.items() if key in draft.payload), "code")
     return Task(
         id=row.text("id") if row.has("id") else f"{row.file.name.partition('.')[0]}/{row.line}",
         domain=source.domain or draft.domain,

@@ -99,6 +99,12 @@ def _native(row: Row) -> Draft:
     return Draft(prompt, _domain(row, "code"), payload, visible)
 
 
+def _reasoning_gym(row: Row) -> Draft:
+    """An entry as the package makes it; the metadata names the data set that scores it."""
+    entry = {"question": row.text("prompt"), "answer": row.get("answer"), "metadata": row.get("metadata")}
+    return Draft(row.text("prompt"), "reasoning", {"entry": entry})
+
+
 def _domain(row: Row, default: str) -> str:
     return row.text("domain") if row.has("domain") else default
 
@@ -133,5 +139,6 @@ FORMS: Mapping[str, Form] = {
     "code_contests": Form(
         contests.code_contests, {"prompt": "description", "tests": "test", "hidden_tests": "private_tests"}
     ),
+    "reasoning_gym": Form(_reasoning_gym, {"prompt": "question"}),
     "tasks": Form(_native, {}),
 }

@@ -1,4 +1,4 @@
-"""The handle of the math-verify process: started once, asked in turn, killed when it does not answer."""
+"""The handle of a process that answers requests: started once, asked in turn, killed when it does not answer."""
 
 import json
 import os
@@ -7,21 +7,23 @@ import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-_SCRIPT = Path(__file__).with_name("_math_worker.py")
 _START_SECONDS = 120.0
-_SLACK_SECONDS = 5.0
-"""Beyond the worker's own limit, for a machine that is busy."""
 
 
-class MathProcess:
-    """Blocking; one thread at a time. The process also dies with that thread's process (see `_math_worker`)."""
+class WorkerProcess:
+    """JSON lines in and out; the first to come out is {"ready": true}. Blocking; one thread at a time.
 
-    def __init__(self, seconds: float, memory_bytes: int) -> None:
-        self.seconds = seconds
-        self.memory_bytes = memory_bytes
+    `script` stands beside this file. It dies with us (see `_math_worker.die_with_parent`).
+    """
+
+    def __init__(self, script: str, *arguments: str) -> None:
+        self._name = script
+        # -I: neither this folder (whose math.py would hide the standard library's) nor the environment is on its path.
+        self._command = [sys.executable, "-I", str(Path(__file__).with_name(script)), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer, self._coming = b"", False
         self._end: weakref.finalize[..., Any] | None = None
@@ -30,11 +32,11 @@ class MathProcess:
         """Bring the process up if it is not. Raises RuntimeError if it does not come."""
         if not self.spawn():
             return
-        if self._receive(_START_SECONDS) != {"ready": True}:
+        said = self._receive(_START_SECONDS)
+        if said != {"ready": True}:
             self.close()
-            raise RuntimeError(
-                f"the math-verify process did not start within {_START_SECONDS:g} s: is math-verify there?"
-            )
+            why = said.get("error") if said else f"it did not answer within {_START_SECONDS:g} s"
+            raise RuntimeError(f"the process {self._name} did not start: {why}")
         self._coming = False
 
     def spawn(self) -> bool:
@@ -42,37 +44,29 @@ class MathProcess:
         if self._process is not None and self._process.poll() is None:
             return self._coming
         self.close()
-        # -I: neither this folder (whose math.py would hide the standard library's) nor the environment is on its path.
-        command = [sys.executable, "-I", str(_SCRIPT)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self._end = weakref.finalize(self, _stop, self._process)
         self._coming = True
         return True
 
-    def ask(self, gold: str, answer: str | None) -> str:
-        """`right`, `wrong`, `no_gold`, `crashed` or `timeout`. Raises RuntimeError if the process does not start."""
+    def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
+        """Its answer; None if it died or kept silent for `seconds`, after which it is killed. Raises RuntimeError."""
         self.start()
-        request = {"gold": gold, "answer": answer, "seconds": self.seconds, "memory": self.memory_bytes}
-        reply = self._exchange(json.dumps(request).encode() + b"\n")
-        if reply is None:
-            self.close()
-            return "crashed"
-        return str(reply["outcome"])
-
-    def _exchange(self, line: bytes) -> dict[str, Any] | None:
-        """One request, one answer; None if the process ended or kept silent."""
         stdin, _ = self._pipes()
         try:
-            stdin.write(line)
+            stdin.write(json.dumps(request).encode() + b"\n")
             stdin.flush()
+            reply = self._receive(seconds)
         except BrokenPipeError:
-            return None
-        return self._receive(self.seconds + _SLACK_SECONDS)
+            reply = None
+        if reply is None:
+            self.close()
+        return reply
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         if self._process is None or self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("the math-verify process is not running")
+            raise RuntimeError(f"the process {self._name} is not running")
         return self._process.stdin, self._process.stdout
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:

@@ -1,0 +1,140 @@
+"""Other frameworks' scoring functions as verifiers, in processes that may hang; the real packages where they are."""
+
+import asyncio
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from plain_sandbox import PlainSandboxes
+
+from rl.tasks.files import FileSource, load
+from verifiers import registry
+from verifiers.adapters import ReasoningGym, RewardFunction
+from verifiers.registry import Verifier
+from verifiers.runner import Grader
+from verifiers.task import Message, Submission, Task
+from verifiers.verdict import Outcome, Verdict
+
+REWARDS = """
+import asyncio, time
+
+def exact(prompts, completions, answer, **kwargs):
+    print("noise on standard output")
+    return [1.0 if completion == gold else 0.0 for completion, gold in zip(completions, answer)]
+
+async def polite(prompts, completions, **kwargs):
+    await asyncio.sleep(0)
+    assert prompts[0][0] == {"role": "user", "content": "hello"}
+    return [0.5 * (completions[0][0]["content"] == "please")]
+
+def never(prompts, completions): return [None]
+def low(prompts, completions): return [-3]
+def nan(prompts, completions): return [float("nan")]
+def two(prompts, completions): return [1, 2]
+def fails(prompts, completions): raise KeyError("no")
+def hangs(prompts, completions): time.sleep(60) if completions == ["hang"] else None; return [1]
+"""
+
+
+@pytest.fixture(scope="module")
+def rewards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("rewards") / "rewards.py"
+    file.write_text(REWARDS)
+    return str(file)
+
+
+def grade(verifier: Verifier, *replies: str, messages: str = "hello", **payload: Any) -> list[Verdict]:
+    task = Task("t", "x", (Message("user", messages),), "x", payload=payload)
+
+    async def all_of_them() -> list[Verdict]:
+        async with Grader(verifier, PlainSandboxes(), seconds=30) as grader:
+            return [await grader.grade(task, Submission(reply)) for reply in replies]
+
+    return asyncio.run(all_of_them())
+
+
+def test_a_reward_function_of_columns(rewards: str) -> None:
+    verifier = registry.load("reward_function", function=f"{rewards}:exact", columns=["answer"])
+    right, wrong = grade(verifier, "4", "5", answer="4")
+    assert (right.reward, right.correct, wrong.reward, wrong.correct) == (1.0, True, 0.0, False)
+    (missing,) = grade(verifier, "4")
+    assert (missing.outcome, missing.detail.count("'answer'")) == (Outcome.INVALID_TASK, 1)
+
+
+def test_a_coroutine_of_conversations(rewards: str) -> None:
+    verifier = RewardFunction(function=f"{rewards}:polite", conversational=True, correct_at=0.5)
+    please, no = grade(verifier, "please", "no")
+    assert (please.reward, please.correct, no.reward) == (0.5, True, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "said"),
+    [
+        ("never", Outcome.INVALID_TASK, "does not apply"),
+        ("low", Outcome.VERIFIER_ERROR, "below 0"),
+        ("nan", Outcome.VERIFIER_ERROR, "scored nan"),
+        ("two", Outcome.VERIFIER_ERROR, "too many values"),
+        ("fails", Outcome.VERIFIER_ERROR, "KeyError"),
+        ("nowhere", Outcome.VERIFIER_ERROR, "no attribute 'nowhere'"),
+    ],
+)
+def test_what_is_no_score_is_no_reward(rewards: str, name: str, outcome: Outcome, said: str) -> None:
+    (verdict,) = grade(RewardFunction(function=f"{rewards}:{name}"), "x")
+    assert (verdict.outcome, verdict.reward) == (outcome, None)
+    assert said in verdict.detail
+
+
+def test_one_that_hangs_is_killed_and_the_next_is_scored(rewards: str) -> None:
+    before = psutil.Process().children()
+    hung, fine = grade(RewardFunction(function=f"{rewards}:hangs", seconds=2), "hang", "x")
+    assert (hung.outcome, fine.reward) == (Outcome.VERIFIER_ERROR, 1.0)
+    assert "no score within 2 s" in hung.detail
+    assert psutil.Process().children() == before
+
+
+def test_a_target_that_is_none() -> None:
+    with pytest.raises(ValueError, match="must be module:attribute"):
+        RewardFunction(function="rewards")
+
+
+needs_gym = pytest.mark.skipif(
+    importlib.util.find_spec("reasoning_gym") is None, reason="the package reasoning-gym is not installed"
+)
+
+
+@needs_gym
+def test_entries_of_a_real_reasoning_gym_data_set(tmp_path: Path) -> None:
+    import reasoning_gym
+
+    entries = list(reasoning_gym.create_dataset("chain_sum", size=5, seed=1))
+    (tmp_path / "gym.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    verifier = ReasoningGym()
+    tasks = load(FileSource(path="gym.jsonl", form="reasoning_gym"), tmp_path, verifier.check_task)
+    assert [task.verifier for task in tasks] == ["reasoning_gym"] * 5
+    for task, entry in zip(tasks, entries, strict=True):
+        thought = "so</think>"
+        replies = (f"{thought}{entry['answer']}", f"{thought}<answer>{entry['answer']}</answer>", f"{thought}x")
+        right, tagged, wrong = grade(verifier, *replies, messages="Think up to </think>", entry=task.payload["entry"])
+        assert (right.reward, tagged.correct) == (1.0, True)
+        assert wrong.correct is False
+
+
+def test_answers_between_tags() -> None:
+    entry = {"question": "q", "answer": "1", "metadata": {"source_dataset": "chain_sum"}}
+    for reply in ("<answer>1", "<answer>1</answer><answer>2</answer>", "<answer>1</answer></answer>"):
+        (verdict,) = grade(ReasoningGym(), reply, entry=entry)
+        assert (verdict.outcome, verdict.reward) == (Outcome.SCORED, -1.0), reply
+    (verdict,) = grade(ReasoningGym(), "1", entry={"metadata": {}})
+    assert verdict.outcome is Outcome.INVALID_TASK
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="the package trl is not installed")
+def test_a_real_reward_function_of_trl() -> None:
+    verifier = RewardFunction(
+        function="trl.rewards:accuracy_reward", columns=["solution"], conversational=True, seconds=60
+    )
+    right, wrong = grade(verifier, r"\boxed{\frac{1}{2}}", r"\boxed{3}", solution=r"$\frac{1}{2}$")
+    assert (right.reward, wrong.reward) == (1.0, 0.0)

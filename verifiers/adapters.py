@@ -1,0 +1,135 @@
+"""Other frameworks' ways to score, as verifiers: TRL's reward functions, reasoning-gym's data sets.
+
+Their code is called in processes of its own, which are killed when they do not answer. A further adapter is a kind of
+call in `_foreign_worker`, and here a class that says what the call needs of a task and an answer.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from verifiers._workers import Workers
+from verifiers.reply import FormatError, after_thinking, asks_to_reason
+from verifiers.sandbox import Sandboxes
+from verifiers.task import Submission, Task
+from verifiers.verdict import Outcome, Verdict
+
+
+class ForeignError(RuntimeError):
+    """Foreign code raised, hung or returned nonsense."""
+
+
+class _Foreign:
+    """What both have in common."""
+
+    def __init__(self, kind: str, target: str, seconds: float, processes: int) -> None:
+        self._name, self._seconds = target or kind, seconds
+        self._workers = Workers(processes, seconds, "_foreign_worker.py", json.dumps(sys.path), kind, target)
+        self.start, self.aclose = self._workers.start, self._workers.aclose
+
+    async def score(self, request: Mapping[str, Any]) -> float | None:
+        """Raises ForeignError, RuntimeError where its process does not start."""
+        said = await self._workers.ask(request)
+        if said is None:
+            raise ForeignError(f"{self._name} gave no score within {self._seconds:g} s")
+        if "error" in said:
+            raise ForeignError(f"{self._name} failed: {said['error']}")
+        if (score := said["score"]) is not None and not math.isfinite(score):
+            raise ForeignError(f"{self._name} scored {score}")
+        return None if score is None else float(score)
+
+
+class RewardFunction(_Foreign):
+    """TRL's `reward_func(prompts, completions, **columns)`, a function or a coroutine, called with one of each.
+
+    `function` is module:attribute or file.py:attribute, `columns` names what it gets of the payload, `conversational`
+    says that prompts are messages and not text. What it scores is the reward: `lowest` at least, and right from
+    `correct_at` on. None, by which it says that it does not apply, is an invalid task. Raises ValueError.
+    """
+
+    def __init__(
+        self,
+        *,
+        function: str,
+        columns: Sequence[str] = (),
+        conversational: bool = False,
+        lowest: float = 0.0,
+        correct_at: float = 1.0,
+        seconds: float = 10.0,
+        processes: int = 1,
+    ) -> None:
+        if ":" not in function:
+            raise ValueError(f"'function' must be module:attribute or file.py:attribute, not '{function}'")
+        super().__init__("reward_function", function, seconds, processes)
+        self.columns, self.conversational = tuple(columns), conversational
+        self.lowest, self.correct_at = lowest, correct_at
+
+    def check_task(self, task: Task) -> None:
+        """Whether the columns are there. Raises ValueError."""
+        if missing := [name for name in self.columns if name not in task.payload]:
+            raise ValueError(f"task {task.id}: the payload has no '{missing[0]}', which {self._name} asks for")
+
+    async def verify(self, task: Task, submission: Submission, sandboxes: Sandboxes) -> Verdict:
+        """Needs no sandbox. Raises ForeignError."""
+        try:
+            self.check_task(task)
+        except ValueError as error:
+            return Verdict(Outcome.INVALID_TASK, detail=str(error))
+        prompt: Any = [{"role": message.role, "content": message.content} for message in task.messages]
+        completion: Any = [{"role": "assistant", "content": submission.reply}]
+        if not self.conversational:
+            prompt, completion = "\n".join(message.content for message in task.messages), submission.reply
+        columns = {name: task.payload[name] for name in self.columns}
+        score = await self.score({"prompt": prompt, "completion": completion, "columns": columns})
+        if score is None:
+            return Verdict(Outcome.INVALID_TASK, detail=f"task {task.id}: {self._name} does not apply to it")
+        if score < self.lowest:
+            raise ForeignError(f"{self._name} scored {score:g}, below {self.lowest:g}, which 'lowest' says")
+        return Verdict.scored(score, correct=score >= self.correct_at)
+
+
+class ReasoningGym(_Foreign):
+    """Payload: {"entry": one of a reasoning-gym data set}. Its score s from 0 to 1 is the reward 2 s - 1, right at 1.
+
+    What follows the thoughts is the answer; of a reply with `<answer>` in it, what stands in that, once.
+    """
+
+    lowest = -1.0
+
+    def __init__(self, *, seconds: float = 10.0, processes: int = 1) -> None:
+        super().__init__("reasoning_gym", "", seconds, processes)
+
+    def check_task(self, task: Task) -> None:
+        """Raises ValueError."""
+        entry = task.payload.get("entry")
+        metadata = entry.get("metadata") if isinstance(entry, Mapping) else None
+        if not isinstance(metadata, Mapping) or not isinstance(metadata.get("source_dataset"), str):
+            raise ValueError(f"task {task.id}: the payload needs an 'entry' whose metadata names its 'source_dataset'")
+
+    async def verify(self, task: Task, submission: Submission, sandboxes: Sandboxes) -> Verdict:
+        """Needs no sandbox. Raises ForeignError."""
+        try:
+            self.check_task(task)
+        except ValueError as error:
+            return Verdict(Outcome.INVALID_TASK, detail=str(error))
+        try:
+            answer = _answer(after_thinking(submission.reply, reasoned=asks_to_reason(task.messages)))
+        except FormatError as error:
+            return Verdict.scored(self.lowest, correct=False, detail=str(error))
+        score = await self.score({"answer": answer, "entry": task.payload["entry"]})
+        if score is None or not 0 <= score <= 1:
+            raise ForeignError(f"{self._name} scored {score}, which is not from 0 to 1")
+        return Verdict.scored(2 * score - 1, correct=score == 1)
+
+
+def _answer(text: str) -> str:
+    """Raises FormatError."""
+    parts = text.split("<answer>")
+    if len(parts) == 1:
+        return text.strip()
+    inside = parts[1].split("</answer>")
+    if len(parts) > 2 or len(inside) != 2:
+        raise FormatError("the reply must have one <answer> that is closed once, or none")
+    return inside[0].strip()
