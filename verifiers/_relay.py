@@ -62,7 +62,7 @@ class Budget:
 
 
 @cache
-def _program(module: str) -> str:
+def program(module: str) -> str:
     """One text that brings `_plain` and `module` along, since the sandbox has no copy of this package."""
     names = ("verifiers", "verifiers._plain", f"verifiers.{module}")
     root = files("verifiers")
@@ -113,14 +113,14 @@ async def _round(
         "calls": list(calls),
         "seconds": budget.call,
     }
-    result = await budget.run(sandbox, _program("_candidate"), marshal.dumps(request, MARSHAL_VERSION))
-    lines = _lines(result, nonce)
+    result = await budget.run(sandbox, program("_candidate"), marshal.dumps(request, MARSHAL_VERSION))
+    lines = lines_of(result, nonce)
     if len(lines) > len(calls) + 2 or not all(map(_is_answer, lines)):
         raise TamperedError("the answer wrote into the channel of its results")
     return result, lines
 
 
-def _lines(result: ExecResult, nonce: str) -> list[Mapping[str, Any]]:
+def lines_of(result: ExecResult, nonce: str) -> list[Mapping[str, Any]]:
     """The complete lines of the channel. Raises TamperedError on one that the runner did not write."""
     complete = result.stdout.split(b"\n")[:-1]
     found: list[Mapping[str, Any]] = []
@@ -160,9 +160,9 @@ async def check_round(sandbox: Sandbox, request: Mapping[str, Any], budget: Budg
     """One round of `_checker`: what it printed. Raises InvalidTaskError, SandboxError."""
     nonce = secrets.token_hex(16)
     # Strings hash alike in every round, or a check that walks over a set would ask in another order each time.
-    argv = ["env", "PYTHONHASHSEED=0", "python3", "-c", _program("_checker")]
+    argv = ["env", "PYTHONHASHSEED=0", "python3", "-c", program("_checker")]
     result = await budget.run(sandbox, argv, json.dumps({**request, "nonce": nonce}).encode())
-    lines = _lines(result, nonce)
+    lines = lines_of(result, nonce)
     if not lines and budget.left > 0:
         raise SandboxUnavailable(f"Python did not start in the sandbox: {result.stderr[-200:]!r}")
     if len(lines) == 2:

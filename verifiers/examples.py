@@ -74,6 +74,16 @@ _CODE: Final[tuple[tuple[dict[str, Any], str], ...]] = (
 )
 _MODULE: Final = "def add(a, b):\n    return a - b\n"
 FIX: Final = "--- a/shop.py\n+++ b/shop.py\n@@ -1,2 +1,2 @@\n def add(a, b):\n-    return a - b\n+    return a + b\n"
+_SWE_TESTS: Final = """from shop import add
+
+
+def test_add():
+    assert add(1, 2) == 3
+
+
+def test_zero():
+    assert add(0, 0) == 0
+"""
 _FRAMES: Final = (
     '<|call_sep|>{"a": "7"}<|action_sep|>def f(a):',
     '<|line_sep|>{"a": ".."}<|action_sep|>    b = a + 1',
@@ -99,6 +109,23 @@ _BUILT_IN: Final[dict[str, tuple[Example, ...]]] = {
                     "files": {"shop.py": _MODULE, "test_shop.py": "from shop import *\nassert add(1, 2) == 3\n"},
                     "module": "shop.py",
                     "tests": _TESTS,
+                    "patch": FIX,
+                },
+                "Repair shop.py.",
+            ),
+            Submission("thoughts</think>Done.", files={PATCH: FIX.encode()}),
+        ),
+    ),
+    "swe": (
+        Example(
+            _task(
+                "swe",
+                0,
+                {
+                    "files": {"shop.py": _MODULE, "tests/test_old.py": "import shop\n"},
+                    "tests": {"tests/test_shop.py": _SWE_TESTS},
+                    "fail_to_pass": ["tests/test_shop.py::test_add"],
+                    "pass_to_pass": ["tests/test_shop.py::test_zero"],
                     "patch": FIX,
                 },
                 "Repair shop.py.",

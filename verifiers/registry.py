@@ -18,6 +18,7 @@ BUILT_IN = {
     "math": "verifiers.math:MathVerifier",
     "code": "verifiers.code:CodeVerifier",
     "repair": "verifiers.repair:RepairVerifier",
+    "swe": "verifiers.swe:SweVerifier",
     "trace": "verifiers.trace:TraceVerifier",
 }
 """Known also where the distribution is not installed, as in a plain checkout."""

@@ -19,11 +19,12 @@ FIELDS = (
     *("id", "domain", "prompt", "answer", "solution", "tests", "visible_tests"),
     *("stdin_tests", "check", "entry_point", "setup", "image", "language", "compare", "checker", "starter"),
     *("public_tests", "hidden_tests", "generated_tests", "metadata"),
+    *("patch", "test_patch", "fail_to_pass", "pass_to_pass"),
 )
 """What a column can be mapped to."""
 
 
-VERIFIERS = {"answer": "math", "entry": "reasoning_gym"}
+VERIFIERS = {"answer": "math", "entry": "reasoning_gym", "fail_to_pass": "swe"}
 """By what only their payloads hold; all else is code."""
 
 
@@ -58,7 +59,17 @@ class FileSource(BaseModel):
     path: str
     """Relative to the data directory; a pattern with * is expanded, in sorted order."""
     form: Literal[
-        "apps", "code_contests", "gsm8k", "humaneval", "livecodebench", "math", "mbpp", "reasoning_gym", "tasks"
+        "apps",
+        "code_contests",
+        "gsm8k",
+        "humaneval",
+        "livecodebench",
+        "math",
+        "mbpp",
+        "reasoning_gym",
+        "swe_bench",
+        "swe_smith",
+        "tasks",
     ] = "tasks"
     """Which columns to expect: those of a known data set, or our own."""
     columns: dict[str, str] = Field(default_factory=dict)
@@ -140,5 +151,5 @@ def _task(source: FileSource, row: Row, draft: Draft) -> Task:
         payload=draft.payload,
         visible=draft.visible,
         limits=source.limits.apply(),
-        image=row.text("image") if row.has("image") else None,
+        image=row.text("image") if row.has("image") else draft.image,
     )

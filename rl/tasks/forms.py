@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rl.tasks import contests
+from rl.tasks import contests, repositories
 from rl.tasks.drafts import Draft
 from rl.tasks.literals import TestRow, call_test, called_function, examples
 from rl.tasks.rows import Row
@@ -120,6 +120,12 @@ def _tests(row: Row, field_name: str) -> list[TestRow]:
     return tests
 
 
+_SWE = {
+    "id": "instance_id",
+    "prompt": "problem_statement",
+    "fail_to_pass": "FAIL_TO_PASS",
+    "pass_to_pass": "PASS_TO_PASS",
+}
 FORMS: Mapping[str, Form] = {
     "gsm8k": Form(_gsm8k, {"prompt": "question"}),
     "math": Form(_math, {"prompt": "problem"}),
@@ -140,5 +146,7 @@ FORMS: Mapping[str, Form] = {
         contests.code_contests, {"prompt": "description", "tests": "test", "hidden_tests": "private_tests"}
     ),
     "reasoning_gym": Form(_reasoning_gym, {"prompt": "question"}),
+    "swe_bench": Form(repositories.swe_bench, _SWE),
+    "swe_smith": Form(repositories.swe_smith, {**_SWE, "image": "image_name"}),
     "tasks": Form(_native, {}),
 }

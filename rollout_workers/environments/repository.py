@@ -9,9 +9,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from rollout_workers.environments.protocol import Left
 from rollout_workers.tools.calls import ToolError, find_call
 from rollout_workers.tools.repository import TOOLS, Repository
+from verifiers import checkout
+from verifiers._relay import InvalidTaskError
 from verifiers.repair import PATCH
 from verifiers.reply import FormatError, after_thinking, asks_to_reason
-from verifiers.sandbox import Sandboxes, SandboxSpec
+from verifiers.sandbox import Sandboxes, SandboxUnavailable
 from verifiers.task import Message, Task
 
 
@@ -49,13 +51,14 @@ class RepositoryTools:
         return Message(f"tool: {name}", answer(said, left))
 
     async def _start(self) -> Repository:
-        files = {path: text.encode() for path, text in self._task.visible.get("files", {}).items()}
         sandbox = await self._stack.enter_async_context(
-            self._sandboxes.open(SandboxSpec(image=self._task.image, files=files))
+            self._sandboxes.open(checkout.spec_of(self._task.visible, self._task.image))
         )
-        repository = Repository(sandbox)
-        await repository.begin()
-        return repository
+        try:
+            await checkout.lay_out(sandbox, self._task.visible)
+        except InvalidTaskError as error:
+            raise SandboxUnavailable(f"task {self._task.id}: {error}") from error
+        return Repository(sandbox)
 
 
 def answer(said: str, left: Left) -> str:

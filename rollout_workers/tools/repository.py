@@ -5,16 +5,11 @@ from typing import Final
 
 from rollout_workers.tools.calls import Call, ToolError
 from rollout_workers.tools.edits import apply_edit, parse_edit
-from verifiers.sandbox import Sandbox, SandboxUnavailable
+from verifiers.sandbox import Sandbox
 
 BASH_SECONDS: Final = 120.0
 FILE_LIMIT: Final = 1 << 20
 OUTPUT_LIMIT: Final = 1 << 16
-# No identity, no hooks, no configuration of anybody's: the history is one commit that a patch can be made against.
-_COMMIT: Final = (
-    "git init -q --template= -b main . && git add -A"
-    " && git -c user.name=cwm-rl -c user.email=cwm-rl@localhost -c maintenance.auto=false commit -qm base"
-)
 
 
 class Repository:
@@ -24,13 +19,6 @@ class Repository:
         self._sandbox = sandbox
         self.patch = b""
         """What was submitted last."""
-
-    async def begin(self) -> None:
-        """Make the files that are there the one commit of a history. Raises SandboxUnavailable if git cannot."""
-        result = await self._sandbox.exec(_COMMIT, timeout=BASH_SECONDS)
-        if result.exit_code != 0:
-            said = result.stderr.decode(errors="replace").strip()
-            raise SandboxUnavailable(f"git does not work in the sandbox: {said[-300:]}")
 
     async def run(self, call: Call) -> str:
         """Do what a call asks for."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from rollout_workers.sandbox.agent import evaluation
+from rollout_workers.sandbox.agent import SAY, evaluation
 from rollout_workers.sandbox.box import inside
 from verifiers.sandbox import ExecResult, Sandbox, SandboxSpec
 
@@ -88,7 +88,7 @@ class PlainSandbox:
         shell = self._shell
         assert shell.stdin
         before, begun = len(self._said.read_bytes()), len(self._shown.read_bytes())
-        shell.stdin.write(evaluation(text.encode(), "bash"))
+        shell.stdin.write(evaluation(text.encode(), "bash") + SAY)
         timed_out = False
         try:
             async with asyncio.timeout(timeout):

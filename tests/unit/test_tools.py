@@ -13,6 +13,7 @@ from plain_sandbox import PlainSandbox, PlainSandboxes
 from rollout_workers.tools.calls import Call, ToolError, find_call
 from rollout_workers.tools.edits import Edit, apply_edit, parse_edit
 from rollout_workers.tools.repository import FILE_LIMIT, OUTPUT_LIMIT, Repository
+from verifiers import checkout
 from verifiers.sandbox import ExecResult, SandboxSpec, SandboxUnavailable
 
 FILES = {"shop.py": b"def double(x):\n    return x * 3\n", "docs/notes.txt": b"one\ntwo\n"}
@@ -121,7 +122,7 @@ def test_an_edit_replaces_text_and_not_a_pattern(before: str, old: str, after: s
 async def repository() -> AsyncIterator[Repository]:
     async with PlainSandboxes().open(SandboxSpec(files=FILES)) as sandbox:
         one = Repository(sandbox)
-        await one.begin()
+        await checkout.lay_out(sandbox, {})
         yield one
 
 
@@ -266,4 +267,4 @@ class Bare(PlainSandbox):
 
 async def test_a_sandbox_without_git_is_a_failure_of_ours(tmp_path: Path) -> None:
     with pytest.raises(SandboxUnavailable, match="git: not found"):
-        await Repository(Bare(tmp_path)).begin()
+        await checkout.lay_out(Bare(tmp_path), {})

@@ -1,0 +1,200 @@
+"""Changes to repositories: what passes, what a patch cannot touch, what is no report. See `plain_sandbox`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plain_sandbox import PlainSandboxes
+
+from rl.tasks.files import DataError, FileSource, load
+from rl.tasks.repositories import reverse
+from verifiers import checkout
+from verifiers.examples import FIX
+from verifiers.repair import PATCH
+from verifiers.sandbox import SandboxSpec
+from verifiers.swe import SweVerifier
+from verifiers.task import Submission, Task
+from verifiers.verdict import Outcome, Verdict
+
+BASE = {
+    "shop.py": "def add(a, b):\n    return a - b\n",
+    "tests/__init__.py": "",
+    "setup.cfg": "[metadata]\nname = shop\n",
+}
+TESTS = """import unittest
+import shop
+
+def test_add():
+    assert shop.add(1, 2) == 3
+
+class TestShop(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.zero = 0
+
+    def test_zero(self):
+        self.assertEqual(shop.add(0, 0), self.zero)
+
+    @unittest.skip("later")
+    def test_later(self):
+        self.fail()
+
+    @unittest.expectedFailure
+    def test_broken(self):
+        self.assertEqual(shop.add(0, 0), 1)
+"""
+IDS = {"fail_to_pass": ["tests/test_shop.py::test_add"], "pass_to_pass": ["tests/test_shop.py::TestShop::test_zero"]}
+PAYLOAD = {"files": BASE, "tests": {"tests/test_shop.py": TESTS}, **IDS, "patch": FIX}
+
+
+def grade(patch: str, **change: Any) -> Any:
+    task = Task("t", "swe", (), "swe", payload={**PAYLOAD, **change})
+    return SweVerifier(seconds=60).verify(task, Submission("", files={PATCH: patch.encode()}), PlainSandboxes())
+
+
+def new(path: str, text: str) -> str:
+    lines = text.splitlines()
+    return f"--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{len(lines)} @@\n" + "".join(f"+{line}\n" for line in lines)
+
+
+def module(text: str) -> str:
+    lines = text.splitlines()
+    head = f"--- a/shop.py\n+++ b/shop.py\n@@ -1,2 +1,{len(lines)} @@\n-def add(a, b):\n-    return a - b\n"
+    return head + "".join(f"+{line}\n" for line in lines)
+
+
+async def test_the_repair_passes_and_what_is_like_it_earns_nothing_but_nothing_less() -> None:
+    right: Verdict = await grade(FIX)
+    assert (right.outcome, right.reward, right.correct) == (Outcome.SCORED, 1.0, True), right
+    near = await grade(FIX.replace("+    return a + b", "+    return a + b + 1"))
+    assert (near.reward, near.correct) == (0.0, False)
+    assert "2 of 2 tests failed, tests/test_shop.py::test_add first" in near.detail
+    far = await grade(new("other.py", "nothing = 'at all like it'\n" * 5))
+    assert (far.reward, far.correct) == (-1.0, False)
+    assert "1 of 2 tests failed" in far.detail
+    for patch, said in (("", "no patch"), ("no patch", "does not apply"), ("x" * (2 << 20), "larger than")):
+        verdict = await grade(patch)
+        assert verdict.reward == -1 and said in verdict.detail
+
+
+@pytest.mark.parametrize("name", ["test_later", "test_broken", "test_nowhere"])
+async def test_skipped_expected_to_fail_or_not_there_is_not_passed(name: str) -> None:
+    verdict = await grade(FIX, pass_to_pass=[f"tests/test_shop.py::TestShop::{name}"])
+    assert (verdict.correct, verdict.outcome) == (False, Outcome.SCORED)
+
+
+async def test_tests_that_come_as_a_patch_and_a_fault_that_does() -> None:
+    healthy = {**BASE, "shop.py": "def add(a, b):\n    return a + b\n"}
+    change = {"tests": {}, "test_patch": new("tests/test_shop.py", TESTS)}
+    assert (await grade(FIX, **change)).correct
+    assert (await grade(FIX, **change, files=healthy, setup_patch=reverse(FIX))).correct
+    broken = await grade(FIX, tests={}, test_patch="nonsense")
+    assert broken.outcome is Outcome.INVALID_TASK
+    assert "test_patch does not apply" in broken.detail
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        new("tests/test_shop.py", "def test_add(): pass\n"),
+        new("conftest.py", "collect_ignore_glob = ['*']\n"),
+        new("tests/conftest.py", "raise SystemExit(0)\n"),
+        new("unittest.py", "raise SystemExit(0)\n"),
+        new("src/_pytest/__init__.py", "raise SystemExit(0)\n"),
+        "--- a/setup.cfg\n+++ b/setup.cfg\n@@ -1,2 +1,2 @@\n-[metadata]\n-name = shop\n+[tool:pytest]\n+a = 1\n",
+        "--- a/setup.cfg\n+++ /dev/null\n@@ -1,2 +0,0 @@\n-[metadata]\n-name = shop\n",
+    ],
+)
+async def test_what_a_patch_does_to_tests_and_configuration_is_taken_back(patch: str) -> None:
+    async with PlainSandboxes().open(checkout.spec_of({"files": BASE}, None)) as sandbox:
+        await checkout.lay_out(sandbox, {})
+        assert await checkout.apply(sandbox, patch.encode()) == ""
+        assert len(await checkout.restore(sandbox, {"tests/test_shop.py"})) == 1
+        left = await sandbox.exec("git status --porcelain")
+    assert left.stdout == b""
+    assert (await grade(FIX + patch)).correct, "and the repair beside it counts"
+
+
+async def test_a_history_that_holds_the_repair_does_not_come_along(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    script = (
+        f"mkdir {old} && cd {old} && git init -q && echo secret > a && git add a && git -c user.name=x -c user.email=x"
+    )
+    async with PlainSandboxes().open(SandboxSpec()) as sandbox:
+        assert (await sandbox.exec(f"{script} commit -qm repair && echo 1 > a")).exit_code == 0
+        await checkout.lay_out(sandbox, {"root": str(old)})
+        log = await sandbox.exec(
+            "git log --all --oneline | wc -l; git log -p --all | grep -c secret; readlink " + str(old)
+        )
+        assert log.stdout.split()[:2] == [b"1", b"0"]
+        assert await sandbox.read("a") == b"1\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "outcome"),
+    [
+        ("import os\nos._exit(0)", Outcome.SCORED),
+        ("import unittest\nunittest.TestCase.run = lambda self, result=None: result.startTest(self)", Outcome.TAMPERED),
+        (
+            "try:\n    from _pytest import python\n    python.Function.runtest = lambda self: None\n"
+            "except ImportError:\n    import unittest\n    unittest.TestCase.run = lambda self, r: r.startTest(self)",
+            Outcome.TAMPERED,
+        ),
+        ("import builtins\nbuiltins.AssertionError = Warning", Outcome.SCORED),
+    ],
+)
+async def test_a_module_that_changes_its_testers(source: str, outcome: Outcome) -> None:
+    verdict = await grade(module(f"{source}\ndef add(a, b): return 9"))
+    assert (verdict.outcome, verdict.correct) == (outcome, False), verdict
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"files": None}, "one of 'files' and 'root'"),
+        ({"root": "/testbed"}, "one of 'files' and 'root'"),
+        ({"files": None, "root": "/testbed"}, "name that image"),
+        ({"files": {"a": 1}}, "'files' must be texts"),
+        ({"fail_to_pass": []}, "no test in 'fail_to_pass'"),
+        ({"fail_to_pass": ["test_x (shop.Tests)"]}, "is no test id of pytest's"),
+        ({"pass_to_pass": "x"}, "list of at most"),
+        ({"patch": 1}, "'patch' must be text"),
+    ],
+)
+async def test_payloads_that_cannot_be(change: dict[str, Any], said: str) -> None:
+    payload = {name: value for name, value in {**PAYLOAD, **change}.items() if value is not None}
+    task = Task("t", "swe", (), "swe", payload=payload)
+    with pytest.raises(ValueError, match="task t: ") as caught:
+        SweVerifier().check_task(task)
+    assert said in str(caught.value)
+    verdict = await SweVerifier().verify(task, Submission("", files={PATCH: FIX.encode()}), PlainSandboxes())
+    assert verdict.outcome is Outcome.INVALID_TASK
+
+
+def rows(folder: Path, form: str, **change: Any) -> Task:
+    row = {
+        "instance_id": "astropy__astropy-1",
+        "problem_statement": "It breaks.",
+        "patch": FIX,
+        "test_patch": new("tests/test_shop.py", TESTS),
+        "FAIL_TO_PASS": json.dumps(IDS["fail_to_pass"]),
+        "PASS_TO_PASS": IDS["pass_to_pass"],
+        **change,
+    }
+    (folder / "rows.jsonl").write_text(json.dumps(row))
+    (task,) = load(FileSource(path="rows.jsonl", form=form), folder, SweVerifier().check_task)  # type: ignore[arg-type]
+    return task
+
+
+def test_rows_of_swe_bench_and_swe_smith(tmp_path: Path) -> None:
+    bench = rows(tmp_path, "swe_bench")
+    assert (bench.verifier, bench.environment, bench.domain) == ("swe", "repository", "swe")
+    assert bench.image == "swebench/sweb.eval.x86_64.astropy_1776_astropy-1:latest"
+    assert bench.visible == {"root": "/testbed"}
+    assert bench.payload["fail_to_pass"] == IDS["fail_to_pass"]
+    smith = rows(tmp_path, "swe_smith", image_name="smith/x")
+    assert (smith.image, smith.visible) == ("smith/x", {"root": "/testbed", "setup_patch": FIX})
+    assert "+    return a - b" in smith.payload["patch"]
+    with pytest.raises(DataError, match="FAIL_TO_PASS"):
+        rows(tmp_path, "swe_bench", FAIL_TO_PASS="[")

@@ -1,0 +1,143 @@
+"""Runs inside the sandbox: a repository's own tests, in pytest where it is there, each reported by its id.
+
+Standard input holds {"nonce", "run": test files below the working directory, or ids of tests in them}. Each line out is
+`NONCE JSON` on a private copy of standard output: {"status": "ready"}, then {"id", "passed"} for each test, then
+{"status": "done", "patched": what of the test framework is no longer what it was}. A test has passed if its call was
+made and neither it nor its set-up and tear-down raised anything; skipped and expected failures have not.
+
+The code under test shares this process and may do anything to it: that is what the canary is for (see `swe`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import inspect
+import json
+import os
+import sys
+import types
+import unittest
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Report = Callable[[str, bool], None]
+
+
+def pytest_suite(pytest: Any, run: list[str], report: Report) -> None:
+    """By pytest, asked by a hook of ours, which sees what was raised and not what a report makes of it."""
+    called: set[str] = set()
+    bad: set[str] = set()
+
+    class Listener:
+        def pytest_runtest_makereport(self, item: Any, call: Any) -> Iterator[None]:
+            yield
+            if call.excinfo is not None:
+                bad.add(item.nodeid)
+            elif call.when == "call":
+                called.add(item.nodeid)
+            if call.when == "teardown":
+                report(item.nodeid, item.nodeid in called - bad)
+
+    pytest.hookimpl(hookwrapper=True, tryfirst=True)(Listener.pytest_runtest_makereport)
+    pytest.main(["-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:randomly", *run], plugins=[Listener()])
+
+
+def plain_suite(run: list[str], report: Report) -> None:
+    """Functions `test*` without parameters, and cases of unittest, named as pytest names them."""
+    for number, file in enumerate(dict.fromkeys(name.partition("::")[0] for name in run)):
+        spec = importlib.util.spec_from_file_location(f"suite_{number}", file)
+        if spec is None or spec.loader is None:
+            continue
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        sys.path.insert(0, os.path.dirname(os.path.abspath(file)))
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:  # noqa: BLE001, S112 - its tests are missing, then, which is all there is to say
+            continue
+        for name, value in list(vars(module).items()):
+            if isinstance(value, type) and issubclass(value, unittest.TestCase):
+                for method in unittest.defaultTestLoader.getTestCaseNames(value):
+                    if {file, f"{file}::{name}::{method}"} & {*run}:
+                        report(f"{file}::{name}::{method}", _case_passes(value(method)))
+            elif not {file, f"{file}::{name}"} & {*run}:
+                continue
+            elif name.startswith("test") and inspect.isfunction(value) and not inspect.signature(value).parameters:
+                report(f"{file}::{name}", _passes(value))
+
+
+def _passes(function: Callable[[], object]) -> bool:
+    try:
+        function()
+    except BaseException:  # noqa: BLE001 - whatever a test raises, it has not passed
+        return False
+    return True
+
+
+def _case_passes(case: unittest.TestCase) -> bool:
+    result = unittest.TestResult()
+    unittest.TestSuite([case]).run(result)
+    excused = (result.skipped, result.expectedFailures, result.unexpectedSuccesses)
+    return result.testsRun == 1 and result.wasSuccessful() and not any(excused)
+
+
+def seals(pytest: Any) -> Callable[[], list[str]]:
+    """Remember what decides on outcomes; what is called later names what is not the same any more."""
+    places: list[tuple[Any, str]] = [
+        (unittest.TestCase, "run"),
+        (unittest.TestCase, "assertEqual"),
+        (unittest.TestResult, "addFailure"),
+    ]
+    if pytest is not None:
+        from _pytest import python, reports, runner
+
+        places += [(runner.CallInfo, "from_call"), (reports.TestReport, "from_item_and_call")]
+        places += [(python.Function, "runtest"), (runner, "call_runtest_hook"), (runner, "pytest_runtest_call")]
+    held = [(owner, name, _code(owner, name)) for owner, name in places if hasattr(owner, name)]
+    return lambda: [name for owner, name, code in held if _code(owner, name) is not code]
+
+
+def _code(owner: Any, name: str) -> Any:
+    found = getattr(owner, name, None)
+    return getattr(getattr(found, "__func__", found), "__code__", None)
+
+
+def main() -> None:
+    """Read the request, hide the channel from ordinary printing, run, leave without running exit hooks."""
+    request = json.loads(sys.stdin.buffer.read())
+    channel = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 200)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    nonce, owner = request.pop("nonce"), os.getpid()
+
+    def send(said: dict[str, Any]) -> None:
+        if os.getpid() != owner:
+            os._exit(0)  # a forked process has returned into our code
+        line = f"{nonce} {json.dumps(said)}\n".encode()
+        while line:
+            line = line[os.write(channel, line) :]
+
+    pytest: types.ModuleType | None
+    try:
+        import pytest
+    except ImportError:
+        pytest = None
+    patched = seals(pytest)
+    send({"status": "ready"})
+    sys.path[:0] = [folder for folder in (os.getcwd(), os.path.join(os.getcwd(), "src")) if os.path.isdir(folder)]
+
+    def report(name: str, passed: bool) -> None:
+        send({"id": name, "passed": passed})
+
+    if pytest is not None:
+        pytest_suite(pytest, request["run"], report)
+    else:
+        plain_suite(request["run"], report)
+    send({"status": "done", "patched": patched()})
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

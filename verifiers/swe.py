@@ -1,0 +1,206 @@
+"""Changes to a repository: +1 if its hidden tests pass, 0 if not but the patch is like the real one, else -1 (CWM).
+
+Payload: where it stands, {"files": {path: text}}, or {"root": a directory of the task's image} with an optional
+"setup_patch"; its hidden tests, {"tests": {path: text}} or {"test_patch": diff} or none, if they are there already; the
+ids that must pass, "fail_to_pass" and "pass_to_pass", as pytest names them; "patch", the real one; and "python", the
+interpreter of the image.
+
+The patch is applied in a clean sandbox, what it did to tests and configuration is taken back, and the tests run. They
+share a process with what they test, where a report can be forged: every id must be reported once, with a nonce; a
+canary under a random name must fail, and so must doubles of the tests, which expect something else.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from verifiers import checkout
+from verifiers._doubles import double
+from verifiers._relay import InvalidTaskError, TamperedError, lines_of, program
+from verifiers.repair import LIKE, PATCH, similarity
+from verifiers.sandbox import ExecResult, Sandbox, Sandboxes, SandboxUnavailable
+from verifiers.task import Submission, Task
+from verifiers.verdict import Outcome, Verdict
+
+OUTPUT_LIMIT: Final = 8 << 20
+PATCH_LIMIT: Final = 1 << 20
+SOURCE_LIMIT: Final = 4 << 20
+"""Bytes of a test file."""
+MAX_IDS: Final = 20_000
+
+
+class SweVerifier:
+    """`seconds` for all tests of one grading."""
+
+    lowest = -1.0
+
+    def __init__(self, *, seconds: float = 150.0) -> None:
+        self.seconds = seconds
+
+    def check_task(self, task: Task) -> None:
+        """Raises ValueError with one sentence."""
+        try:
+            _check(task.payload, task.image)
+        except ValueError as error:
+            raise ValueError(f"task {task.id}: {error}") from error
+
+    async def verify(self, task: Task, submission: Submission, sandboxes: Sandboxes) -> Verdict:
+        """Score one patch in a sandbox of its own. Raises SandboxError."""
+        try:
+            self.check_task(task)
+        except ValueError as error:
+            return Verdict(Outcome.INVALID_TASK, detail=str(error))
+        patch = submission.files.get(PATCH, b"")
+        if not patch.strip():
+            return Verdict.scored(-1.0, correct=False, detail="no patch was submitted")
+        if len(patch) > PATCH_LIMIT:
+            return Verdict.scored(-1.0, correct=False, detail=f"the patch is larger than {PATCH_LIMIT} bytes")
+        try:
+            problem = await self._problem(task, patch, sandboxes)
+        except TamperedError as error:
+            return Verdict(Outcome.TAMPERED, self.lowest, False, str(error))
+        except InvalidTaskError as error:
+            return Verdict(Outcome.INVALID_TASK, detail=f"task {task.id}: {error}")
+        if not problem:
+            return Verdict.scored(1.0, correct=True)
+        alike = similarity(patch.decode(errors="replace"), str(task.payload.get("patch", "")))
+        return Verdict.scored(0.0 if alike >= LIKE else -1.0, correct=False, detail=problem)
+
+    async def _problem(self, task: Task, patch: bytes, sandboxes: Sandboxes) -> str:
+        """What is wrong with the patch; empty if nothing."""
+        payload = task.payload
+        expected = [*payload["fail_to_pass"], *payload.get("pass_to_pass", ())]
+        async with sandboxes.open(checkout.spec_of(payload, task.image)) as sandbox:
+            await checkout.lay_out(sandbox, payload)
+            if refused := await checkout.apply(sandbox, patch):
+                return f"the patch does not apply: {refused}"
+            await checkout.restore(sandbox, {*_files(expected), *payload.get("tests", ())})
+            try:
+                await _put_tests(sandbox, payload)
+                canary = await _Canary.put(sandbox, payload["fail_to_pass"])
+            except ValueError as error:
+                return f"the patch leaves no place for the tests: {error}"
+            return canary.judge(await self._run(sandbox, payload, [*canary.run, *_files(expected)]), expected)
+
+    async def _run(self, sandbox: Sandbox, payload: Mapping[str, Any], run: list[str]) -> Sequence[Mapping[str, Any]]:
+        nonce = secrets.token_hex(16)
+        argv = [payload.get("python", "python3"), "-I", "-c", program("_suite")]
+        request = json.dumps({"nonce": nonce, "run": run}).encode()
+        env = {"PYTHONDONTWRITEBYTECODE": "1"}
+        result = await sandbox.exec(argv, stdin=request, env=env, timeout=self.seconds, output_limit=OUTPUT_LIMIT)
+        lines = lines_of(result, nonce)
+        if not lines and not result.timed_out:
+            raise SandboxUnavailable(f"Python did not start in the sandbox: {result.stderr[-200:]!r}")
+        return [*lines, {"ended": _why(result, self.seconds)}]
+
+
+class _Canary:
+    """A file with a test that must fail and one that must pass, and doubles, which must fail."""
+
+    def __init__(self, file: str, right: str, wrong: str, doubles: Mapping[str, str]) -> None:
+        self._right, self._wrong, self._doubles = f"{file}::{right}", f"{file}::{wrong}", doubles
+        self.run = [file, *sorted(doubles)]
+        """What is to run, files or ids."""
+
+    @classmethod
+    async def put(cls, sandbox: Sandbox, ids: Sequence[str]) -> "_Canary":
+        """Next to the tests, so that it is found as those are."""
+        folder = PurePosixPath(ids[0].partition("::")[0]).parent
+        a, b = (secrets.randbelow(90) + 10 for _ in range(2))
+        right, wrong = (f"test_{secrets.token_hex(4)}" for _ in range(2))
+        tests = [
+            f"def {right}():\n    assert {a} * {b} == {a * b}\n",
+            f"def {wrong}():\n    assert {a} + {b} == {a * b}\n",
+        ]
+        secrets.SystemRandom().shuffle(tests)
+        file = _beside(folder)
+        await sandbox.write(file, "\n\n".join(tests).encode())
+        doubles: dict[str, str] = {}
+        for path in _files(ids):
+            names = {name.partition("::")[2].partition("[")[0] for name in ids if name.startswith(f"{path}::")}
+            source = (await sandbox.read(path, limit=SOURCE_LIMIT)).decode(errors="replace")
+            text, changed = double(source, names)
+            if changed:
+                copy = _beside(PurePosixPath(path).parent)
+                await sandbox.write(copy, text.encode())
+                doubles |= {f"{copy}::{name}": f"{path}::{name}" for name in changed}
+        return cls(file, right, wrong, doubles)
+
+    def judge(self, lines: Sequence[Mapping[str, Any]], expected: Sequence[str]) -> str:
+        """What is wrong, by what was reported; empty if nothing. Raises TamperedError."""
+        passed: dict[str, bool] = {}
+        done: Mapping[str, Any] | None = None
+        for line in lines:
+            if done is not None and "ended" not in line:
+                raise TamperedError("tests were reported after their end")
+            if line.get("status") == "done":
+                done = line
+            elif "id" in line:
+                if line["id"] in passed or not isinstance(line.get("passed"), bool):
+                    raise TamperedError("a test was reported twice, or by somebody else")
+                passed[line["id"]] = line["passed"]
+        if passed.get(self._wrong):
+            raise TamperedError("a test that must fail was reported as passed")
+        for name, said in passed.items():
+            double_id = name.partition("[")[0]
+            if said and (test := self._doubles.get(double_id)) and passed.get(test + name[len(double_id) :]):
+                raise TamperedError(f"what {test} compares is equal to something else, too")
+        if done is None:
+            return f"the tests did not run to their end: {lines[-1]['ended']}"
+        if done.get("patched"):
+            raise TamperedError(f"the test framework was changed: {', '.join(map(str, done['patched']))}")
+        if not passed.get(self._right) or self._wrong not in passed:
+            return "the tests cannot be run as they are: one that must pass did not"
+        missing = [name for name in expected if name not in passed]
+        if missing:
+            return f"{len(missing)} of {len(expected)} tests were not run, {missing[0]} first"
+        failed = [name for name in expected if not passed[name]]
+        return f"{len(failed)} of {len(expected)} tests failed, {failed[0]} first" if failed else ""
+
+
+async def _put_tests(sandbox: Sandbox, payload: Mapping[str, Any]) -> None:
+    for path, text in payload.get("tests", {}).items():
+        await sandbox.write(path, text.encode())
+    if (patch := payload.get("test_patch")) and (refused := await checkout.apply(sandbox, patch.encode())):
+        raise InvalidTaskError(f"its test_patch does not apply: {refused}")
+
+
+def _beside(folder: PurePosixPath) -> str:
+    return str(folder / f"test_{secrets.token_hex(4)}.py")
+
+
+def _files(ids: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(name.partition("::")[0] for name in ids))
+
+
+def _why(result: ExecResult, seconds: float) -> str:
+    if result.timed_out:
+        return f"they took longer than {seconds:g} s"
+    if result.oom:
+        return "out of memory"
+    return f"the process ended with exit code {result.exit_code}"
+
+
+def _check(payload: Mapping[str, Any], image: str | None) -> None:
+    files, root = payload.get("files"), payload.get("root")
+    if (files is None) == (root is None):
+        raise ValueError("the payload of a swe task needs one of 'files' and 'root'")
+    if root is not None and (image is None or not isinstance(root, str) or not root.startswith("/")):
+        raise ValueError("'root' must be an absolute path in an image, and the task name that image")
+    for name in ("files", "tests"):
+        found = payload.get(name, {})
+        if not (isinstance(found, dict) and all(isinstance(text, str) for text in found.values())):
+            raise ValueError(f"'{name}' must be texts by path")
+    for name in ("setup_patch", "test_patch", "patch", "python"):
+        if not isinstance(payload.get(name, ""), str):
+            raise ValueError(f"'{name}' must be text")
+    for name in ("fail_to_pass", "pass_to_pass"):
+        ids = payload.get(name, [])
+        if not isinstance(ids, list) or len(ids) > MAX_IDS or not all(isinstance(one, str) for one in ids):
+            raise ValueError(f"'{name}' must be a list of at most {MAX_IDS} test ids")
+        if odd := [one for one in ids if ".py::" not in one or one.startswith(("/", "../"))]:
+            raise ValueError(f"'{odd[0]:.80}' is no test id of pytest's, such as tests/test_a.py::test_b")
+    if not payload.get("fail_to_pass"):
+        raise ValueError("there is no test in 'fail_to_pass'")
