@@ -106,7 +106,13 @@ class AlgorithmConfig(_Model):
 
     group_size: int = Field(8, ge=2, description="Episodes of one task that share a baseline.")
     advantage: Literal["cwm", "grpo", "dr_grpo", "rloo"] = Field("cwm", description="How returns become advantages.")
-    loss: Literal["clip"] = Field("clip", description="The surrogate.")
+    loss: Literal["clip", "gspo", "cispo", "dppo_tv"] = Field("clip", description="The surrogate.")
+    correction: Literal["none", "decoupled", "tis", "icepop", "mis"] = Field(
+        "none", description="Clip against the learner before the step, and weigh by how far that is from the sampler."
+    )
+    correction_cap: float = Field(2.0, gt=0, description="The largest such weight: tis cuts there, icepop, mis mask.")
+    correction_floor: float = Field(0.5, ge=0, description="The smallest: icepop masks below it.")
+    divergence: float = Field(0.2, gt=0, le=1, description="dppo_tv's: how far a token's probability may move.")
     clip_low: float = Field(0.2, gt=0, lt=1, description="ε_low of the clipped ratio.")
     clip_high: float = Field(0.25, gt=0, description="ε_high of the clipped ratio.")
     norm: float = Field(131072, gt=0, description="N, the constant the objective is divided by (CWM: its context).")
@@ -118,6 +124,14 @@ class AlgorithmConfig(_Model):
     rare_token_from: int | None = Field(
         None, ge=0, description="Gibberish: ids from here on are rare (vocabulary by frequency); none turns it off."
     )
+
+    @model_validator(mode="after")
+    def _corrects_what_clips(self) -> "AlgorithmConfig":
+        if self.correction != "none" and self.loss != "clip":
+            raise ValueError(f"correction = '{self.correction}' goes with loss = 'clip', not with '{self.loss}'")
+        if self.correction_floor >= self.correction_cap:
+            raise ValueError(f"correction_floor must be below correction_cap, {self.correction_cap:g}")
+        return self
 
 
 class LearnerConfig(_Model):

@@ -3,7 +3,8 @@
 Each is a sum over tokens divided by a constant, so that splitting a batch in any way never changes the gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +24,106 @@ def clipped_surrogate(
     ratio = _log_ratio(logp, logp_behaviour, mask).exp()
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
     return -torch.where(mask, gain, 0.0).sum() / norm
+
+
+Correction = Literal["decoupled", "tis", "icepop", "mis"]
+
+
+def decoupled(
+    logp: Tensor,
+    logp_proximal: Tensor,
+    logp_behaviour: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    *,
+    correction: Correction,
+    cap: float,
+    floor: float,
+    low: float,
+    high: float,
+    norm: float,
+) -> Tensor:
+    """−(1/norm) Σ_t M·f(w)·min(uA, clip(u, 1−low, 1+high)·A), u = π/π_proximal, w = π_proximal/π_behaviour.
+
+    No gradient flows through w. f, by `correction`: `decoupled` w itself (AReaL, arXiv 2505.24298), `tis` min(w, cap)
+    (truncated importance sampling), `mis` w where w ≤ cap, else 0 (masked), `icepop` w where floor ≤ w ≤ cap, else 0.
+    With one optimiser step a batch the proximal policy is the learner's before it: `logp` without its gradient.
+    Otherwise as `clipped_surrogate`.
+    """
+    mask = mask.bool()
+    ratio = _log_ratio(logp, logp_proximal, mask).exp()
+    weight = _log_ratio(logp_proximal, logp_behaviour, mask).exp().detach()
+    if correction == "tis":
+        weight = weight.clamp(max=cap)
+    elif correction == "mis":
+        weight = weight * (weight <= cap)
+    elif correction == "icepop":
+        weight = weight * ((weight >= floor) & (weight <= cap))
+    gain = weight * torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+    return -torch.where(mask, gain, 0.0).sum() / norm
+
+
+def cispo(logp: Tensor, logp_behaviour: Tensor, advantage: Tensor, mask: Tensor, *, high: float, norm: float) -> Tensor:
+    """−(1/norm) Σ_t M·sg(min(ρ, 1+high))·A·logp: no token loses its gradient (MiniMax-M1, arXiv 2506.13585).
+
+    As there, weights have no lower bound. Otherwise as `clipped_surrogate`.
+    """
+    mask = mask.bool()
+    weight = _log_ratio(logp, logp_behaviour, mask).exp().clamp(max=1 + high).detach()
+    return -torch.where(mask, weight * advantage * torch.where(mask, logp.float(), 0.0), 0.0).sum() / norm
+
+
+def dppo_tv(
+    logp: Tensor, logp_behaviour: Tensor, advantage: Tensor, mask: Tensor, *, divergence: float, norm: float
+) -> Tensor:
+    """−(1/norm) Σ_t M·D·ρA, D = 0 where |π − π_behaviour| > divergence and the step would add to it, else 1.
+
+    The binary total variation of DPPO (arXiv 2602.04879, eq. 11 to 13). Otherwise as `clipped_surrogate`.
+    """
+    mask = mask.bool()
+    log_ratio = _log_ratio(logp, logp_behaviour, mask)
+    ratio = log_ratio.exp()
+    with torch.no_grad():
+        apart = torch.where(mask, logp.float().exp() - logp_behaviour.float().exp(), 0.0)
+        away = ((advantage > 0) & (log_ratio > 0)) | ((advantage < 0) & (log_ratio < 0))
+        kept = ~(away & (apart.abs() > divergence))
+    return -torch.where(mask & kept, ratio * advantage, 0.0).sum() / norm
+
+
+def gspo(
+    logp: Tensor,
+    sequence_log_ratio: Tensor,
+    sequence_tokens: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    *,
+    low: float,
+    high: float,
+    norm: float,
+) -> Tensor:
+    """−(1/norm) Σ_i min(s_i A_i, clip(s_i, 1−low, 1+high)·A_i), s_i = (π(y_i)/π_behaviour(y_i))^(1/|y_i|).
+
+    GSPO (arXiv 2507.18071), its sum over sequences written as one over their tokens, so that any part of them can be
+    taken alone: `sequence_log_ratio` is log s_i and `sequence_tokens` |y_i| at every token of i (see `sequences`), and
+    the gradient comes through `logp`. `norm` counts sequences here. Clipping is of whole sequences, ε some 3e-4.
+    """
+    mask = mask.bool()
+    logp = torch.where(mask, logp.float(), 0.0)
+    ratio = (torch.where(mask, sequence_log_ratio, 0.0) + logp - logp.detach()).exp()
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+    return -torch.where(mask, gain / sequence_tokens.clamp(min=1), 0.0).sum() / norm
+
+
+@torch.no_grad()
+def sequences(logp: Tensor, logp_behaviour: Tensor, mask: Tensor, row_lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Mean of log ρ over the masked tokens of each row, and how many those are, at every token; (T,) float32 both."""
+    lengths = torch.as_tensor(row_lengths, device=logp.device)
+    row = torch.repeat_interleave(torch.arange(len(row_lengths), device=logp.device), lengths)
+    mask = mask.bool()
+    nothing = torch.zeros(len(row_lengths), device=logp.device)
+    tokens = nothing.index_add(0, row, mask.float())
+    means = nothing.index_add(0, row, _log_ratio(logp, logp_behaviour, mask)) / tokens.clamp(min=1)
+    return means[row], tokens[row]
 
 
 @torch.no_grad()
@@ -59,7 +160,3 @@ def statistics(
 def _log_ratio(logp: Tensor, logp_behaviour: Tensor, mask: Tensor) -> Tensor:
     """log ρ in float32; 0, with no gradient, where `mask` is false."""
     return torch.where(mask, logp.float() - logp_behaviour.float(), 0.0)
-
-
-LOSSES: dict[str, Callable[..., Tensor]] = {"clip": clipped_surrogate}
-"""By the name in a configuration."""

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl.algorithm.losses import LOSSES, statistics
+from rl.algorithm.losses import statistics
 from rl.cluster import PushClient
 from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner import checkpoint, model
 from rl.learner.masters import Masters
+from rl.learner.objective import Objective
 from rl.learner.packing import MicroBatch, Row, pack
 from rollout_workers.clock import Clock
 from rollout_workers.cores import allowed
@@ -65,7 +66,7 @@ class Learner:
         self._optimiser = torch.optim.AdamW(stepped, config.lr, config.betas, config.eps, config.weight_decay)
         if setup.resumed:
             checkpoint.load_optimiser(Path(setup.model), self._masters, self._optimiser)
-        self._loss = LOSSES[setup.algorithm.loss]
+        self._objective = Objective(setup.algorithm)
 
     @property
     def policy(self) -> Any:
@@ -105,24 +106,13 @@ class Learner:
 
     def _backward(self, batch: MicroBatch, seen: "_Seen") -> float:
         """Add a micro-batch's gradient to the parameters'; returns its loss."""
-        algorithm = self._setup.algorithm
         behaviour, mask, advantages = (
             torch.from_numpy(one).to(self._setup.config.device)
             for one in (batch.logprobs, batch.mask, batch.advantages)
         )
 
-        def loss(logp: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-            return self._loss(
-                logp,
-                behaviour[places],
-                advantages[places],
-                mask[places],
-                low=algorithm.clip_low,
-                high=algorithm.clip_high,
-                norm=algorithm.norm,
-            )
-
-        part, out = model.backward(self._model, batch, self._setup.temperature, loss, self._clock)
+        loss, first = self._objective.on(behaviour, advantages, mask, batch.row_lengths)
+        part, out = model.backward(self._model, batch, self._setup.temperature, loss, self._clock, first=first)
         seen.add(out, behaviour, advantages, mask)
         return part
 

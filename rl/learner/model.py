@@ -70,6 +70,7 @@ def backward(
     loss: Callable[[Tensor, Tensor], Tensor],
     clock: Clock,
     *,
+    first: Callable[[Tensor], None] | None = None,
     entropy: bool = True,
     head_elements: int | None = None,
 ) -> tuple[float, Forward]:
@@ -78,10 +79,17 @@ def backward(
     `loss` takes log-probabilities of some tokens and their places in the batch, (n,) both, to the sum of their losses.
     The head works on a piece of the tokens at a time, back as well as forth, and never holds more than `head_elements`
     logits (none: what suits the device); with a large vocabulary, a batch's would take more memory than all the rest.
-    Without `entropy` that comes out as 0.
+    `first` sees all log-probabilities, (T,), before any loss is asked for, which costs the head once more. Without
+    `entropy` that comes out as 0.
     """
     with clock.time("forward"):
         hidden, places, chosen = _hidden(model, batch)
+    if first is not None:
+        with clock.time("head"), torch.no_grad():
+            head = model.get_output_embeddings()
+            pieces = _pieces(head, hidden, head_elements)
+            scored = [_score(head, hidden[piece], chosen[piece], temperature, entropy=False) for piece in pieces]
+            first(_spread(batch, places, scored).logp)
     head, gradient = model.get_output_embeddings(), torch.empty_like(hidden)
     total, found = hidden.new_zeros((), dtype=torch.float32), []
     with clock.time("head"):

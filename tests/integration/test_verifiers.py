@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rollout_workers.sandbox import bubblewrap
+from verifiers import conformance, registry
 from verifiers.code import CodeVerifier
 from verifiers.runner import Grader
 from verifiers.sandbox import Sandboxes
@@ -31,6 +32,15 @@ async def grade(sandboxes: Sandboxes, payload: dict[str, Any], source: str, *, t
     task = Task("t", "code", (), "code", payload=payload)
     verifier = CodeVerifier(seconds=2.0, total_seconds=total, memory_bytes=256 << 20)
     return await Grader(verifier, sandboxes).grade(task, Submission(f"</think>\n```python\n{source}\n```"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", ["code", "repair", "swe"])
+async def test_no_attack_is_paid(sandboxes: Sandboxes, name: str) -> None:
+    tried = [one async for one in conformance.attack(name, registry.load(name), sandboxes)]
+    assert len(tried) > 20
+    assert [one for one in tried if one.paid or one.reward is None] == []
 
 
 TESTS = {"tests": [{"call": "f", "args": [k], "expected": k + 1} for k in range(4)]}

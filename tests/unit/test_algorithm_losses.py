@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rl.algorithm.advantages import cwm
-from rl.algorithm.losses import LOSSES, STATISTICS, clipped_surrogate, statistics
+from rl.algorithm.losses import STATISTICS, clipped_surrogate, statistics
 
 unhurried = settings(deadline=None)  # a busy machine is no failure
 BOUNDS = {"low": 0.2, "high": 0.25}
@@ -136,7 +136,3 @@ def test_nothing_masked_in_is_a_zero_with_zero_statistics() -> None:
     loss = clipped_surrogate(zeros, torch.ones(3), torch.ones(3), torch.zeros(3), **CWM)
     assert loss.item() == 0
     assert statistics(zeros, torch.ones(3), torch.ones(3), torch.zeros(3), **BOUNDS) == dict.fromkeys(STATISTICS, 0.0)
-
-
-def test_the_registry_names_the_loss() -> None:
-    assert {"clip": clipped_surrogate} == LOSSES
