@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     audit = add("audit", _audit, "Add a run's ledger up; exit code 1 if it does not.")
     audit.add_argument("run", type=Path, help="directory of the run")
 
+    explain = add("explain", _explain, "What held a finished run up, in a sentence, and the numbers behind it.")
+    explain.add_argument("run", type=Path, help="directory of the run")
+    explain.add_argument("--json", action="store_true", help="print it for programs")
+
     init = add("init-model", _init_model, "Make a small model of CWM's architecture, with a tokenizer, from nothing.")
     init.add_argument("target", type=Path, help="directory to make")
     init.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="shape, e.g. hidden_size=256")
@@ -259,6 +263,14 @@ def _audit(options: argparse.Namespace) -> int:
     found = audit(options.run)
     print(in_words(found))
     return OK if found.ok else FAILED
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from rl import explain
+
+    found = explain.explain(options.run)
+    print(json.dumps(found, indent=2) if options.json else explain.in_words(found))
+    return OK
 
 
 def _init_model(options: argparse.Namespace) -> int:
