@@ -152,7 +152,8 @@ async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) 
         await run.evaluate("before")
         train_started = time.monotonic()
         with Reader(directory) as reader:
-            order = stream(pools, config.data.mixture, config.run.seed, reader.drawn(), lambda: run.ledger.step)
+            drawn, mixture = reader.drawn(), config.data.mixture
+        order = stream(pools, mixture, config.run.seed, drawn, lambda: run.ledger.step, run.ledger.solve_rate)
         async with run.live.training(), asyncio.TaskGroup() as both:
             rollouts = Rollouts(config, order, run.fleet, run.ledger, run.inbox)
             sampling = both.create_task(rollouts.run(), name="rollouts")

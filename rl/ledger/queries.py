@@ -70,6 +70,14 @@ def group(connection: sqlite3.Connection, group_id: int) -> Group:
     return Group(group_id, task_id, domain, members)
 
 
+def solve_rate(connection: sqlite3.Connection, task_id: str) -> float | None:
+    """Share of a task's graded episodes that solved it; none before the first."""
+    rate = connection.execute(
+        "SELECT AVG(correct) FROM groups JOIN episodes ON group_id = id WHERE task_id = ?", (task_id,)
+    ).fetchone()[0]
+    return None if rate is None else float(rate)
+
+
 def verdict(outcome: str, reward: float | None, correct: int | None, detail: str, parts: str) -> Verdict:
     """A verdict from its columns. Raises ValueError if they contradict each other."""
     values = {name: math.nan if value is None else float(str(value)) for name, value in codec.from_json(parts).items()}

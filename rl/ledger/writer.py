@@ -88,6 +88,10 @@ class Ledger(Lives):
         found = queries.checkpoints(self._connection)
         return found[0] if found else None
 
+    def solve_rate(self, task_id: str) -> float | None:
+        """Share of a task's graded episodes that solved it, in this run so far; none before the first."""
+        return queries.solve_rate(self._connection, task_id)
+
     def rollback(self, step: int) -> int:
         """The learner goes on from `step` in a new lineage; what was trained after it is pending again. How many.
 

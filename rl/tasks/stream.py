@@ -21,6 +21,9 @@ class MixtureStage(BaseModel):
     """The first step it holds for, until the next stage."""
     weights: dict[str, float]
     """Domain -> weight; one that is not named is not drawn."""
+    solve_rate: tuple[float, float] | None = None
+    """Tasks that this run has solved less or more often are left out; those it has not tried yet are not. CWM's later
+    stages keep 0.1 to 0.7."""
 
     @field_validator("weights")
     @classmethod
@@ -28,6 +31,17 @@ class MixtureStage(BaseModel):
         if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
             raise ValueError("weights must be finite and not negative, and one must be positive")
         return weights
+
+    @field_validator("solve_rate")
+    @classmethod
+    def _is_a_range(cls, rates: tuple[float, float] | None) -> tuple[float, float] | None:
+        if rates is not None and not 0 <= rates[0] <= rates[1] <= 1:
+            raise ValueError(f"a solve_rate goes from one share to another, such as [0.1, 0.7], not {list(rates)}")
+        return rates
+
+
+PATIENCE = 1000
+"""Draws in a row that may be left out; then one is taken as it is, or a run could stand still."""
 
 
 class Pool(Protocol):
@@ -92,10 +106,10 @@ class GeneratedPool:
         return sum(times for name, times in counts.items() if name.startswith(self._source.prefix))
 
 
-def weights_at(mixture: Sequence[MixtureStage], step: int) -> Mapping[str, float]:
-    """Those of the last stage that has begun; none where there is no mixture."""
-    begun = [stage.weights for stage in mixture if stage.from_step <= step]
-    return begun[-1] if begun else {}
+def stage_at(mixture: Sequence[MixtureStage], step: int) -> MixtureStage | None:
+    """The last stage that has begun; none where there is no mixture."""
+    begun = [stage for stage in mixture if stage.from_step <= step]
+    return begun[-1] if begun else None
 
 
 def stream(
@@ -104,17 +118,29 @@ def stream(
     seed: int,
     counts: Mapping[str, int],
     step: Callable[[], int],
+    solved: Callable[[str], float | None] = lambda _: None,
 ) -> Iterator[Task]:
     """Tasks without end. A domain is drawn by its weight at `step()`, all alike without a mixture, then a pool of it.
 
-    `counts`, id -> times drawn, is what a resumed run has drawn before. The same seed gives the same order.
+    `counts`, id -> times drawn, is what a resumed run has drawn before, `solved` the share of a task's episodes that
+    solved it, None before the first. The same seed gives the same order, as long as nothing is left out by `solved`: a
+    resumed run then goes back by as many draws of the pool.
     """
     numbers = [pool.drawn(counts) for pool in pools]
     alike = dict.fromkeys((pool.domain for pool in pools), 1.0)
     sharing = {domain: sum(pool.domain == domain for pool in pools) for domain in alike}
+    left_out = 0
     for place in count(sum(numbers)):
-        weights = weights_at(mixture, step()) or alike
+        stage = stage_at(mixture, step())
+        weights = stage.weights if stage else alike
         chances = [weights.get(pool.domain, 0.0) / sharing[pool.domain] for pool in pools]
         chosen = random.Random(f"{seed}/{place}").choices(range(len(pools)), chances)[0]  # noqa: S311
-        yield pools[chosen].task(numbers[chosen])
+        task = pools[chosen].task(numbers[chosen])
         numbers[chosen] += 1
+        if stage and stage.solve_rate and left_out < PATIENCE:
+            low, high = stage.solve_rate
+            if (rate := solved(task.id)) is not None and not low <= rate <= high:
+                left_out += 1
+                continue
+        left_out = 0
+        yield task

@@ -65,6 +65,21 @@ def dropped(ledger: Ledger) -> dict[DropReason, int]:
         return {reason: count for reason, count in reader.counts().dropped.items() if count}
 
 
+def test_the_solve_rate_of_a_task_is_over_all_its_graded_episodes(ledger: Ledger) -> None:
+    assert ledger.solve_rate("task") is None
+    group = ledger.dispatch("task", "math", 3, LATER)
+    assert ledger.solve_rate("task") is None
+    for index, verdict in enumerate((RIGHT, WRONG, WRONG)):
+        key = EpisodeKey(group, index, 0)
+        ledger.sampled(episode(key, 0))
+        ledger.scored(key, verdict)
+    assert ledger.solve_rate("task") == pytest.approx(1 / 3)
+    assert ledger.solve_rate("another") is None
+    ledger.close(group)
+    group_of(ledger, 3)
+    assert ledger.solve_rate("task") == pytest.approx(4 / 6)
+
+
 def test_a_life_from_dispatch_to_training(ledger: Ledger) -> None:
     group = ledger.dispatch("task", "math", 1, LATER)
     key = EpisodeKey(group, 0, 0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rl.tasks.generated import GeneratedSource
-from rl.tasks.stream import FilePool, GeneratedPool, MixtureStage, Pool, stream, weights_at
+from rl.tasks.stream import PATIENCE, FilePool, GeneratedPool, MixtureStage, Pool, stage_at, stream
 from verifiers.task import Task
 
 MATH = [task_of(f"m{i}") for i in range(7)]
@@ -121,8 +121,37 @@ def test_the_mixture_follows_the_step_as_it_goes_on() -> None:
 
 def test_the_last_stage_that_has_begun_holds() -> None:
     mixture = (MixtureStage(weights={"math": 1}), MixtureStage(from_step=10, weights={"code": 1}))
-    assert [dict(weights_at(mixture, step)) for step in (0, 9, 10, 99)] == [{"math": 1}] * 2 + [{"code": 1}] * 2
-    assert weights_at((), 3) == {}
+    assert [stage_at(mixture, step) for step in (0, 9, 10, 99)] == [mixture[0]] * 2 + [mixture[1]] * 2
+    assert stage_at((), 3) is None
+
+
+def test_tasks_that_are_solved_too_often_or_never_are_left_out_from_a_stage_on() -> None:
+    rates = {"m0": 0.0, "m1": 0.1, "m2": 0.4, "m3": 0.7, "m4": 0.9, "m5": 1.0}
+    mixture = (MixtureStage(weights={"math": 1}), MixtureStage(from_step=5, weights={"math": 1}, solve_rate=(0.1, 0.7)))
+    now = [0]
+    order = stream([FilePool("math", MATH, 0)], mixture, 0, {}, lambda: now[0], rates.get)
+    assert sorted(ids(list(islice(order, 7)))) == ids(MATH)
+    now[0] = 5
+    assert sorted(ids(list(islice(order, 8)))) == sorted(["m1", "m2", "m3", "m6"] * 2)
+
+
+def test_where_all_are_left_out_one_is_drawn_now_and_then() -> None:
+    asked: list[str] = []
+
+    def solved(task: str) -> float:
+        asked.append(task)
+        return 1.0
+
+    mixture = (MixtureStage(weights={"math": 1}, solve_rate=(0.1, 0.7)),)
+    order = stream([FilePool("math", MATH, 0)], mixture, 0, {}, lambda: 0, solved)
+    assert len(list(islice(order, 2))) == 2
+    assert len(asked) == 2 * PATIENCE
+
+
+@pytest.mark.parametrize("rates", [(0.7, 0.1), (-0.1, 0.5), (0.5, 1.1)])
+def test_a_solve_rate_that_is_no_range(rates: tuple[float, float]) -> None:
+    with pytest.raises(ValidationError, match="from one share to another"):
+        MixtureStage(weights={"math": 1}, solve_rate=rates)
 
 
 @pytest.mark.parametrize(
