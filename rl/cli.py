@@ -167,6 +167,16 @@ def _parser() -> argparse.ArgumentParser:
     bench_verifiers.add_argument(
         "--json", action="store_true", help="print the result for programs, all else to stderr"
     )
+    bench_rollouts = add("rollouts", _bench_rollouts, "Sampling against raw vLLM, without and with updates.", benches)
+    bench_rollouts.add_argument("--shape", choices=("nano", "3m", "500m"), default="nano")
+    bench_rollouts.add_argument("--streams", type=int, default=64)
+    bench_rollouts.add_argument("--tokens", type=int, default=128, help="of each stream")
+    bench_rollouts.add_argument("--rounds", type=int, default=5)
+    bench_rollouts.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
+    bench_weights = add("weights", _bench_weights, "An update of the weights under running requests.", benches)
+    bench_weights.add_argument("--shape", choices=("nano", "3m", "500m"), default="3m")
+    bench_weights.add_argument("--updates", type=int, default=20)
+    bench_weights.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
     bench_learner = add("learner", _bench_learner, "A step against a bare torch loop, memory, MFU on a GPU.", benches)
     bench_learner.add_argument("--shape", default="nano", help="nano, or a Qwen3: 0.6b, 1.7b, 4b")
     bench_learner.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -451,6 +461,25 @@ def _bench_verifiers(options: argparse.Namespace) -> int:
 
     found = asyncio.run(verifiers.bench(verifiers.QUICK if options.quick else verifiers.Scale(), _say_aside))
     print(json.dumps(found, indent=2) if options.json else verifiers.in_words(found))
+    return OK
+
+
+def _bench_rollouts(options: argparse.Namespace) -> int:
+    from rl.bench import rollouts
+
+    work = rollouts.Work(options.shape, options.streams, options.tokens, options.rounds)
+    return _print_bench(options, asyncio.run(rollouts.rollouts(work, _say_aside)), rollouts.in_words)
+
+
+def _bench_weights(options: argparse.Namespace) -> int:
+    from rl.bench import rollouts
+
+    work = rollouts.Updates(options.shape, updates=options.updates)
+    return _print_bench(options, asyncio.run(rollouts.weights(work, _say_aside)), rollouts.in_words)
+
+
+def _print_bench(options: argparse.Namespace, found: dict[str, Any], in_words: Callable[[dict[str, Any]], str]) -> int:
+    print(json.dumps(found, indent=2) if options.json else in_words(found))
     return OK
 
 

@@ -130,6 +130,7 @@ class Engine:
             yield engine
         finally:
             await asyncio.to_thread(llm.shutdown)
+            llm.shutdown = lambda *_, **__: None  # its destructor does it again, and fails where Python is ending
 
     async def serve(self) -> None:
         """Sample from the weights that it was started with, as version 0. Raises EngineError."""

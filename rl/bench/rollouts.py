@@ -1,0 +1,203 @@
+"""`cwm-rl bench rollouts` and `weights`: our engine against raw vLLM, without and with updates, and what those cost."""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from rl.init_model import InitModel, init_model
+from rollout_workers.engine import Engine, EngineConfig
+from rollout_workers.weights import WeightsRef
+
+SHAPES: Final = {
+    "nano": InitModel(hidden_size=128, layers=3, context=1024, vocab_size=768, sliding_window=512),
+    "3m": InitModel(hidden_size=256, layers=4, intermediate_size=768, context=1024, sliding_window=512),
+    "500m": InitModel(
+        hidden_size=1536, layers=16, heads=12, kv_heads=4, intermediate_size=5120, vocab_size=512, context=1024
+    ),
+}
+PROMPT_TOKENS: Final = 32
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is sampled."""
+
+    shape: str = "nano"
+    streams: int = 64
+    tokens: int = 128
+    rounds: int = 5
+    """Of each kind, by turns; the median counts."""
+    update_every: float = 1.0
+    """Seconds."""
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What is swapped."""
+
+    shape: str = "3m"
+    streams: int = 16
+    updates: int = 20
+
+
+@asynccontextmanager
+async def _served(shape: str, streams: int) -> AsyncIterator[tuple[Engine, Path]]:
+    """An engine on random weights, and the file they lie in."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        await asyncio.to_thread(init_model, SHAPES[shape], model)
+        config = EngineConfig(context=SHAPES[shape].context, kv_cache_gib=1)
+        options: dict[str, Any] = {"dtype": "float32", "slots": streams, "temperature": 1.0, "stop": (), "seed": 0}
+        async with Engine.start(str(model), config, **options) as engine:
+            await engine.serve()
+            yield engine, model / "model.safetensors"
+
+
+def _prompts(streams: int) -> list[list[int]]:
+    chance = Random(0)  # noqa: S311 - no secret
+    return [[chance.randrange(32, 256) for _ in range(PROMPT_TOKENS)] for _ in range(streams)]
+
+
+async def rollouts(work: Work, say: Say) -> dict[str, Any]:
+    """Tokens a second of as many streams, by turns: raw vLLM, ours, and ours with an update every second."""
+    say(f"starting an engine on {work.shape} …")
+    async with _served(work.shape, work.streams) as (engine, weights):
+        prompts, versions = _prompts(work.streams), count(1)
+        kinds: dict[str, Callable[[], Awaitable[object]]] = {
+            "raw": lambda: asyncio.gather(*(_raw(engine, prompt, work.tokens) for prompt in prompts)),
+            "ours": lambda: asyncio.gather(*(engine.sample(prompt, work.tokens) for prompt in prompts)),
+        }
+        kinds["updated"] = lambda: _updated(kinds["ours"], engine, weights, versions, work.update_every)
+        for kind in kinds.values():
+            await kind()
+        speeds: dict[str, list[float]] = {name: [] for name in kinds}
+        for number in range(work.rounds):
+            say(f"round {number + 1} of {work.rounds} …")
+            for name, kind in kinds.items():
+                began = time.monotonic()
+                await kind()
+                speeds[name].append(work.streams * work.tokens / (time.monotonic() - began))
+        raw, ours, updated = (statistics.median(speeds[name]) for name in ("raw", "ours", "updated"))
+        return {
+            "rollouts": {
+                "shape": work.shape,
+                "raw_tokens_per_s": raw,
+                "tokens_per_s": ours,
+                "ratio": ours / raw,
+                "updated_tokens_per_s": updated,
+                "updated_ratio": updated / ours,
+                "updates": next(versions) - 1,
+            }
+        }
+
+
+async def _raw(engine: Engine, prompt: list[int], tokens: int) -> None:
+    """As anybody uses AsyncLLM: nothing of ours, log-probabilities of what was sampled included."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    params = SamplingParams(
+        temperature=1.0,
+        max_tokens=tokens,
+        logprobs=0,
+        detokenize=False,
+        ignore_eos=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+    request = {"prompt_token_ids": prompt}
+    async for _ in engine._llm.generate(request, params, request_id=f"raw-{time.monotonic_ns()}-{id(prompt)}"):
+        pass
+
+
+async def _updated(
+    sample: Callable[[], Awaitable[object]], engine: Engine, weights: Path, versions: Any, every: float
+) -> None:
+    async def updates() -> None:
+        while True:
+            await engine.swap(WeightsRef(next(versions), str(weights)))
+            await asyncio.sleep(every)
+
+    updating = asyncio.create_task(updates())
+    try:
+        await sample()
+    finally:
+        updating.cancel()
+        with suppress(asyncio.CancelledError):
+            await updating
+
+
+async def weights(work: Updates, say: Say) -> dict[str, Any]:
+    """Milliseconds of an update under running requests, those of the pause in it, and of reading the file once."""
+    say(f"starting an engine on {work.shape} …")
+    async with _served(work.shape, work.streams) as (engine, file):
+        sampling = asyncio.create_task(_without_end(engine, work.streams))
+        whole, paused = [], []
+        try:
+            await asyncio.sleep(1)
+            for version in range(1, work.updates + 1):
+                began = time.monotonic()
+                await asyncio.to_thread(_touch, file)
+                checked = time.monotonic()
+                await engine.swap(WeightsRef(version, str(file)))
+                ended = time.monotonic()
+                whole.append(ended - began)
+                paused.append(ended - checked)
+                await asyncio.sleep(0.2)
+        finally:
+            sampling.cancel()
+            with suppress(asyncio.CancelledError):
+                await sampling
+        read = [await asyncio.to_thread(_read_seconds, file) for _ in range(5)]
+        return {
+            "weights": {
+                "shape": work.shape,
+                "file_mb": file.stat().st_size / 2**20,
+                "update_ms": 1000 * statistics.median(whole),
+                "paused_ms": 1000 * statistics.median(paused),
+                "read_ms": 1000 * statistics.median(read),
+                "read_ratio": statistics.median(whole) / statistics.median(read),
+            }
+        }
+
+
+async def _without_end(engine: Engine, streams: int) -> None:
+    async def one(prompt: list[int]) -> None:
+        while True:
+            await engine.sample(prompt, 256)
+
+    await asyncio.gather(*(one(prompt) for prompt in _prompts(streams)))
+
+
+def _touch(file: Path) -> None:
+    """Write it anew, as a learner does: a whole file beside it, then its name."""
+    copy = file.with_suffix(".new")
+    copy.write_bytes(file.read_bytes())
+    copy.replace(file)
+
+
+def _read_seconds(file: Path) -> float:
+    began = time.monotonic()
+    with file.open("rb", buffering=0) as stream:
+        buffer = bytearray(1 << 22)
+        while stream.readinto(buffer):
+            pass
+    return time.monotonic() - began
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """For people."""
+    (values,) = found.values()
+    return "\n".join(
+        f"{name:>24}  {value:,.4g}" if isinstance(value, float) else f"{name:>24}  {value}"
+        for name, value in values.items()
+    )

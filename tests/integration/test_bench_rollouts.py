@@ -1,0 +1,33 @@
+"""The benchmarks of sampling and of updates on a small engine: their keys are there and their numbers are numbers."""
+
+import json
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.required, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def measured(*words: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "rl.cli", "bench", *words, "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
+def test_sampling_is_measured_against_the_raw_engine() -> None:
+    found = measured("rollouts", "--streams", "4", "--tokens", "16", "--rounds", "1")["rollouts"]
+    assert found["updates"] >= 2
+    speeds = [found[name] for name in ("raw_tokens_per_s", "tokens_per_s", "updated_tokens_per_s")]
+    assert all(math.isfinite(speed) and speed > 0 for speed in speeds)
+    assert found["ratio"] == pytest.approx(speeds[1] / speeds[0])
+
+
+def test_updates_are_measured_under_running_requests() -> None:
+    found = measured("weights", "--shape", "nano", "--updates", "2")["weights"]
+    assert 0 < found["paused_ms"] <= found["update_ms"]
+    assert found["file_mb"] == pytest.approx(0.69 * 4 * 1e6 / 2**20, rel=0.1)
