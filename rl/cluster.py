@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def connected(config: ClusterConfig, run: Path, cpus: float, gpus: float) -> Ite
     address = joined(config.address)
     options: dict[str, Any] = {"namespace": run.name, "log_to_driver": False, "logging_level": "error"}
     if address is None:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_TOKEN"] = _own_token()
         # Ray replaces a loopback address of ours by one that the network reaches, and then listens everywhere. This is
         # its way of not doing so, made for desktop firewalls; with it every port is on loopback.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -193,6 +194,12 @@ def _keep_logs(source: Path, target: Path) -> None:
         if path.stat().st_size:
             target.mkdir(exist_ok=True)
             shutil.copyfile(path, target / path.name)
+
+
+@cache
+def _own_token() -> str:
+    """One for all clusters of this process, where Ray keeps the first that it has seen."""
+    return secrets.token_hex(32)
 
 
 def _environment() -> None:
