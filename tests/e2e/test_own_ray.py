@@ -9,7 +9,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(200)]
 PROGRAM = """
 import sys
 from pathlib import Path
-import ray
 from rl.cluster import connected
 from rl.config import ClusterConfig
 
@@ -17,6 +16,7 @@ for name in ("first", "second"):
     run = Path(sys.argv[1]) / name
     run.mkdir()
     with connected(ClusterConfig(), run, 1, 0):
+        import ray
         print(ray.get(ray.remote(lambda: name).remote()), flush=True)
 """
 
