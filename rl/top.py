@@ -73,13 +73,12 @@ def _facts(run: models.RunDetail) -> Text:
 
 
 def _actors(fleet: models.Fleet) -> RenderableType:
-    table = Table(box=None, pad_edge=False, expand=False)
-    for name in ("actor", "state", "heartbeat", "weights", "acting", "graded", "sandboxes", "most of its time"):
-        table.add_column(name, justify="left" if name in ("actor", "state") else "right")
+    table = _table(("actor", "state"), ("heartbeat", "weights", "acting", "graded", "sandboxes", "most of its time"))
     now = time.time()
     for one in fleet.actors:
         most = max(one.seconds.items(), key=lambda spent: spent[1], default=("", 0.0))
-        table.add_row(
+        _add(
+            table,
             one.name,
             one.state,
             ago(now - one.seen) if one.seen else "–",
@@ -94,12 +93,11 @@ def _actors(fleet: models.Fleet) -> RenderableType:
 
 def _steps(steps: Sequence[Step]) -> RenderableType:
     domains = list(mapping(steps[-1].stats.get("reward"))) if steps else []
-    table = Table(box=None, pad_edge=False, expand=False)
-    for name in ("step", *map(visible, domains), "episodes", "tokens", "lag ≤", "entropy", "|g|", "KL", "clipped"):
-        table.add_column(name, justify="right")
+    table = _table((), ("step", *domains, "episodes", "tokens", "lag ≤", "entropy", "|g|", "KL", "clipped"))
     for step in steps:
         stats, reward = step.stats, mapping(step.stats.get("reward"))
-        table.add_row(
+        _add(
+            table,
             str(step.step),
             *(number(reward.get(domain), "+.2f") for domain in domains),
             str(step.episodes),
@@ -113,7 +111,21 @@ def _steps(steps: Sequence[Step]) -> RenderableType:
     return table
 
 
-def _text(words: str, style: str) -> Text:
+def _table(names: Sequence[str], numbers: Sequence[str]) -> Table:
+    """Columns of words, and then of numbers."""
+    table = Table(box=None, pad_edge=False, expand=False)
+    for name in names:
+        table.add_column(_text(name))
+    for name in numbers:
+        table.add_column(_text(name), justify="right")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*map(_text, cells))
+
+
+def _text(words: str, style: str = "") -> Text:
     """Not as rich's markup, in which somebody's words could mean something."""
     return Text(visible(words), style)
 

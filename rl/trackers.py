@@ -60,16 +60,19 @@ def track(run: Path, name: Tracker, say: Say, *, follow: bool) -> None:
         raise TrackerError(f"{name} failed: {type(error).__name__}: {error}") from error
 
 
-def start(run: Path, names: Sequence[Tracker]) -> None:
+def start(run: Path, names: Sequence[Tracker]) -> "list[subprocess.Popen[bytes]]":
     """A process for each, which follows the run and ends after it; what it says goes to the run's `logs`."""
+    started = []
     for name in names:
         (run / "logs").mkdir(exist_ok=True)
         with (run / "logs" / f"tracker-{name}.log").open("ab") as log:
             command = [sys.executable, "-m", "rl.cli", "track", str(run), "--to", name, "--follow"]
             # A session of its own: Ctrl-C ends the run, and this once it has told the last step.
-            subprocess.Popen(
+            process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
+        started.append(process)
+    return started
 
 
 def _hand_on(run: Path, sink: Sink, say: Say, *, follow: bool) -> None:

@@ -7,7 +7,7 @@ import json
 import math
 from bisect import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
 
@@ -21,6 +21,7 @@ POINTS = 150
 """A line has so many at most; a point of a longer run is the mean of its steps."""
 COLOURS = 8
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 190, 46, 8, 8, 22
+_SMOOTHED = 10
 Values = Sequence[float | None]
 
 
@@ -32,6 +33,7 @@ class Line:
     values: Values
     colour: int = 0
     dashed: bool = False
+    faint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Panel:
     lines: tuple[Line, ...]
     zero: bool = True
     """The scale begins at zero."""
+    smooth: bool = False
+    """Lines are running means; the values themselves stand faint behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,10 @@ def panels(steps: Sequence[Step], others: Mapping[str, Sequence[Step]]) -> list[
     spans = {name: _parts(found, before=1) for name, found in runs.items()}
     every = sorted({part[-1].step for found in parts.values() for part in found})
     return [
-        _panel(parts, every, "Reward by domain", "mean", lambda part: _by_domain(part, "reward"), zero=False),
-        _panel(parts, every, "Pass rate by domain", "share solved", lambda part: _by_domain(part, "correct")),
+        _panel(parts, every, "Reward by domain", "mean", lambda part: _by_domain(part, "reward"), smooth=True),
+        _panel(
+            parts, every, "Pass rate by domain", "share solved", lambda part: _by_domain(part, "correct"), smooth=True
+        ),
         _panel(parts, every, "Length", "sampled tokens an episode", lambda part: {"": _length(part)}),
         _panel(parts, every, "Entropy", "nats a token", lambda part: {"": _stat(part, "entropy")}),
         _panel(parts, every, "Mismatch of engine and learner", "KL, k3", lambda part: {"": _stat(part, "kl_k3")}),
@@ -108,7 +114,8 @@ def draw(panel: Panel, marks: Sequence[Mark] = ()) -> Markup:
             at = x(mark.step)
             parts.append(f'<line class="mark {mark.kind}" x1="{at}" x2="{at}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
     for line in panel.lines:
-        parts += _polylines(panel.x, line, x, y)
+        for drawn in _strokes(line) if panel.smooth and len(panel.x) >= _SMOOTHED else [line]:
+            parts += _polylines(panel.x, drawn, x, y)
     points = {"x": panel.x, "at": [x(step) for step in panel.x], "lines": [_told(line) for line in panel.lines]}
     said = ", ".join(f"{one.name} {number(_last(one.values), '.3g')}".strip() for one in panel.lines[:COLOURS])
     label = escape(visible(f"{panel.title}, {panel.unit}; last: {said}"))
@@ -151,7 +158,7 @@ def _panel(
     unit: str,
     of: Callable[[Sequence[Step]], Mapping[str, float | None]],
     *,
-    zero: bool = True,
+    smooth: bool = False,
 ) -> Panel:
     lines = []
     names: list[str] = []
@@ -164,7 +171,8 @@ def _panel(
             shown = ": ".join(word for word in (run, name) if word) or unit
             lines.append(Line(shown, values, names.index(name) % COLOURS, dashed=bool(run)))
     drawn = tuple(line for line in lines if any(value is not None for value in line.values))
-    return Panel(title, unit, tuple(every), drawn, zero)
+    lowest = min((value for line in drawn for value in line.values if value is not None), default=0.0)
+    return Panel(title, unit, tuple(every), drawn, lowest >= 0, smooth)
 
 
 def _parts(steps: Sequence[Step], before: int = 0) -> list[Sequence[Step]]:
@@ -260,12 +268,28 @@ def _polylines(
     steps: Sequence[int], line: Line, x: Callable[[float], float], y: Callable[[float], float]
 ) -> Iterable[str]:
     """Stretches of what is known; a lone point is a dot."""
-    style = f"line s{line.colour}{' dashed' if line.dashed else ''}"
+    style = f"line s{line.colour}{' dashed' if line.dashed else ''}{' faint' if line.faint else ''}"
     known = [(x(step), y(value)) for step, value in zip(steps, line.values, strict=True) if value is not None]
     if len(known) == 1:
         return [f'<circle class="{style}" cx="{known[0][0]}" cy="{known[0][1]}" r="2"/>']
     points = " ".join(f"{one},{other}" for one, other in known)
     return [f'<polyline class="{style}" points="{points}"/>'] if known else []
+
+
+def _strokes(line: Line) -> list[Line]:
+    """The values, faint, and their running mean on top; of a line that is laid over, the mean alone."""
+    mean = replace(line, values=_smoothed(line.values))
+    return [mean] if line.dashed else [replace(line, faint=True), mean]
+
+
+def _smoothed(values: Values) -> Values:
+    """Means over a window of an eighth of all points, centred on each; at both ends over what there is of it."""
+    reach = max(1, len(values) // 16)
+    found: list[float | None] = []
+    for at, value in enumerate(values):
+        near = [one for one in values[max(0, at - reach) : at + reach + 1] if one is not None]
+        found.append(fmean(near) if near and value is not None else None)
+    return tuple(found)
 
 
 def _told(line: Line) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, model_validator
 
 from rl.ledger import State, Where
 from rollout_workers.trajectory import EpisodeKey
@@ -12,6 +12,7 @@ RunState = Literal["running", "finished", "stopped", "failed", "crashed", "unrea
 """`stopped` was asked to end, `failed` ended by an error of its own, `crashed` was killed before it could tell."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Number = Annotated[int, Strict()] | Annotated[float, Strict(), Field(allow_inf_nan=False)]
 KEY = r"^[0-9]{1,15}/[0-9]{1,9}/[0-9]{1,9}$"
 
 
@@ -291,7 +292,7 @@ class Start(BaseModel):
 
     config: Annotated[str, StringConstraints(max_length=100)]
     run: str | None = Field(None, pattern=RUN_NAME, description="The run's name; none takes the time.")
-    overrides: dict[Annotated[str, StringConstraints(max_length=100)], int | Finite] = Field({}, max_length=20)
+    overrides: dict[Annotated[str, StringConstraints(max_length=100)], Number] = Field({}, max_length=20)
 
 
 class Launch(_Answer):
