@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Header, HTTPException, Query
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
@@ -111,17 +112,18 @@ async def events(run: Run, service: Service, last_event_id: Annotated[str, Heade
     return EventStream(service.hub, run, last_event_id)
 
 
-@v1.get("/runs/{run}/metrics")
+@v1.get("/runs/{run}/metrics", response_model=models.Metrics)
 def metrics(
     run: Run,
     service: Service,
     after: Annotated[int, Query(ge=0, le=2**31)] = 0,
     points: Annotated[int, Query(ge=1, le=2000, description="Means of so many parts, at most.")] = 500,
-) -> models.Metrics:
+) -> Response:
     """All series of a run, from the step after `after` on."""
     with Reader(run) as reader:
-        steps = service.histories.steps(reader)
-    return runs.metrics([step for step in steps if step.step > after], points)
+        rows = service.histories.rows(reader)
+    found = runs.metrics([row for row in rows if row[0].step > after], points)
+    return Response(msgspec.json.encode(found), media_type="application/json")
 
 
 @v1.get("/runs/{run}/fleet")

@@ -5,8 +5,10 @@ Numbers and colours only: a name that somebody chose goes through the template, 
 
 import json
 import math
+import threading
 from bisect import bisect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
@@ -22,6 +24,7 @@ POINTS = 150
 COLOURS = 8
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 190, 46, 8, 8, 22
 _SMOOTHED = 10
+_KEPT = 16
 Values = Sequence[float | None]
 
 
@@ -49,6 +52,32 @@ class Panel:
     """The scale begins at zero."""
     smooth: bool = False
     """Lines are running means; the values themselves stand faint behind them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A panel, drawn."""
+
+    panel: Panel
+    svg: Markup
+
+
+class Gallery:
+    """Pictures that were drawn last, by whatever they show. Used from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: OrderedDict[Hashable, list[Picture]] = OrderedDict()
+
+    def get(self, shown: Hashable, draw_all: Callable[[], list[Picture]]) -> list[Picture]:
+        """Draws them unless they are there."""
+        with self._lock:
+            if shown not in self._held:
+                self._held[shown] = draw_all()
+            self._held.move_to_end(shown)
+            while len(self._held) > _KEPT:
+                self._held.popitem(last=False)
+            return self._held[shown]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path as Directory
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
@@ -10,7 +11,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from rl import pages
-from rl.ledger import Reader, State
+from rl.ledger import Fault, Reader, State, Step
 from rl.service import charts, compare, models, runs
 from rl.service.api import tokens_of
 from rl.service.auth import COOKIE
@@ -25,8 +26,10 @@ router = APIRouter(include_in_schema=False)
 _HERE = Directory(__file__).parent
 _STEPS = 20
 _OVERLAYS = 3
+_MARKED = 50
+"""Faults in a picture, the last ones."""
 _ENVIRONMENT = pages.environment(_HERE / "templates")
-_ENVIRONMENT.globals |= {"draw": charts.draw, "spark": charts.spark, "bars": charts.bars, "heat": charts.heat}
+_ENVIRONMENT.globals |= {"spark": charts.spark, "bars": charts.bars, "heat": charts.heat}
 _STATIC = {
     "style.css": (pages.TEMPLATES / "style.css", "text/css"),
     "status.css": (_HERE / "static/status.css", "text/css"),
@@ -206,14 +209,16 @@ def _run(run: Directory, service: Service, others: list[str]) -> dict[str, Any]:
         shown = runs.detail(reader, service.histories.multi_version_fraction(reader))
         actors = runs.fleet(reader).actors
         faults = reader.faults()
-    at = [step.at for step in steps]
-    marks = [charts.Mark(step, "checkpoint") for step in shown.checkpoints]
-    marks += [charts.Mark(charts.between(at, fault.at, steps), "fault") for fault in faults[-50:]]
+    laid = {name: _steps_of(service, name) for name in others}
+    ends = [(one[-1].lineage, one[-1].step, one[-1].at) if one else None for one in (steps, *laid.values())]
+    pictures = service.gallery.get(
+        (run, *others, *ends, shown.checkpoints, len(faults)),
+        lambda: _pictures(steps, laid, shown.checkpoints, faults),
+    )
     lags = charts.lags(steps)
     return {
         "run": shown,
-        "panels": charts.panels(steps, {name: _steps_of(service, name) for name in others}) if steps else [],
-        "marks": marks,
+        "pictures": pictures,
         "lags": [(str(lag), count) for lag, count in lags.items()],
         "actors": actors,
         "last": steps[: -_STEPS - 1 : -1],
@@ -224,7 +229,17 @@ def _run(run: Directory, service: Service, others: list[str]) -> dict[str, Any]:
     }
 
 
-def _steps_of(service: Service, name: str) -> Any:
+def _pictures(
+    steps: Sequence[Step], others: Mapping[str, Sequence[Step]], checkpoints: Sequence[int], faults: Sequence[Fault]
+) -> list[charts.Picture]:
+    at = [step.at for step in steps]
+    marks = [charts.Mark(step, "checkpoint") for step in checkpoints]
+    marks += [charts.Mark(charts.between(at, fault.at, steps), "fault") for fault in faults[-_MARKED:]]
+    panels = charts.panels(steps, others) if steps else []
+    return [charts.Picture(panel, charts.draw(panel, marks)) for panel in panels]
+
+
+def _steps_of(service: Service, name: str) -> Sequence[Step]:
     with Reader(runs.find(service.root, name)) as reader:
         return service.histories.steps(reader)
 

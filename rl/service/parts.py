@@ -8,6 +8,7 @@ from fastapi import Depends, Path, Query, Request
 
 from rl.service import models, runs
 from rl.service.auth import Doorkeeper, Role
+from rl.service.charts import Gallery
 from rl.service.compare import Evaluations
 from rl.service.guard import LOGINS, Buckets
 from rl.service.history import Histories
@@ -25,6 +26,7 @@ class Parts:
     launcher: Launcher
     hub: Hub = field(default_factory=Hub)
     histories: Histories = field(default_factory=Histories)
+    gallery: Gallery = field(default_factory=Gallery)
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     evaluations: Evaluations = field(default_factory=Evaluations)
     wrong_tokens: Buckets = field(default_factory=lambda: Buckets(LOGINS / 60, LOGINS))

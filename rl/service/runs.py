@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from rl import pulse
@@ -122,20 +121,19 @@ def checkpoints(reader: Reader) -> models.Checkpoints:
     return models.Checkpoints(checkpoints=tuple(found))
 
 
-def metrics(steps: Sequence[Step], points: int | None = None) -> models.Metrics:
-    """Every number that steps have, by name: `entropy`, `reward.math`, ...; of all steps, or means of `points` parts.
+def metrics(steps: Sequence[tuple[Step, Mapping[str, float | None]]], points: int) -> dict[str, Any]:
+    """Every number that steps have, by name: `entropy`, `reward.math`, ...; means of `points` parts at most.
 
-    A part is named after its last step.
+    A part is named after its last step. In the form of `models.Metrics`, which would look at every number again.
     """
-    size = 1 if points is None else max(1, -(-len(steps) // points))
+    size = max(1, -(-len(steps) // points))
     parts = [steps[start : start + size] for start in range(0, len(steps), size)]
-    rows = [[flat_stats(step) for step in part] for part in parts]
-    names = sorted({name for part in rows for row in part for name in row})
-    return models.Metrics(
-        step=tuple(part[-1].step for part in parts),
-        at=tuple(part[-1].at for part in parts),
-        series={name: tuple(_mean(row.get(name) for row in part) for part in rows) for name in names},
-    )
+    names = sorted({name for _, row in steps for name in row})
+    return {
+        "step": [part[-1][0].step for part in parts],
+        "at": [part[-1][0].at for part in parts],
+        "series": {name: [_mean([row.get(name) for _, row in part]) for part in parts] for name in names},
+    }
 
 
 def flat_stats(step: Step) -> dict[str, float | None]:
@@ -372,7 +370,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, floa
 
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    return sum(known) / len(known) if known else None
 
 
 def _finite(value: object) -> float | None:
