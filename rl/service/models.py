@@ -23,6 +23,25 @@ class _Answer(BaseModel):
 class RunSummary(_Answer):
     """A run in one line."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "nano",
+                    "state": "running",
+                    "step": 12,
+                    "steps": 78,
+                    "reward": {"math": 0.25, "code": -0.5},
+                    "trend": [-0.6, -0.1],
+                    "age": 340.0,
+                    "waiting": "a batch of scored groups (3 s)",
+                    "written_at": 1767225600.0,
+                    "problem": "",
+                }
+            ]
+        }
+    )
+
     name: str
     state: RunState
     step: int = 0

@@ -16,6 +16,8 @@ from rl.service.launch import Launcher
 from rl.service.live import Hub
 from rl.service.vocabulary import Vocabulary
 
+_SIDE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:(before|after))?$"
+
 
 @dataclass
 class Parts:
@@ -40,15 +42,18 @@ def _parts(request: Request) -> Parts:
 Service = Annotated[Parts, Depends(_parts)]
 
 
-def _found(service: Service, run: str) -> Directory:
+RunName = Annotated[str, Path(description="The run's name.", examples=["nano"])]
+
+
+def _found(service: Service, run: RunName) -> Directory:
     return runs.find(service.root, run)
 
 
 Run = Annotated[Directory, Depends(_found)]
 """The directory of the run that a path names."""
 Asked = Annotated[models.EpisodeQuery, Query()]
-Number = Annotated[int, Path(ge=0, le=10**15)]
-SideName = Annotated[str, Query(max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:(before|after))?$")]
+Number = Annotated[int, Path(ge=0, le=10**15, examples=[1])]
+SideName = Annotated[str, Query(max_length=80, pattern=_SIDE, examples=["nano:after"])]
 
 
 def may_operate(request: Request) -> bool:
