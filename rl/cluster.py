@@ -28,8 +28,8 @@ from rl.scratch import scratch
 from rl.watchdog import watched
 from verifiers.errors import UserError
 
-# What a job does not take along.
-_STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/evals", "/models", "/tests")  # Ray leaves .git and .venv out itself
+# What a job does not take along. Ray itself leaves out .git, .venv and what .gitignore names.
+_STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/evals", "/models", "/tests", "/.env*", "/deploy/prometheus/token")
 _NO_AGENT = "No available agent"
 _AGENT_SECONDS = 30.0
 _ASK_SECONDS = 1.0

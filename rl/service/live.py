@@ -7,6 +7,7 @@ last event it saw, and gets what it missed.
 import asyncio
 import json
 import re
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -29,6 +30,7 @@ SLOW_SECONDS: Final = 10.0
 """So long may one event take to be taken."""
 QUIET_SECONDS: Final = 15.0
 CLIENTS: Final = 400
+_KERNEL_BYTES, _BUFFER_BYTES = 1 << 15, 1 << 14
 _MISSED = 500
 """Steps told to a client that comes back, at most."""
 _CURSOR = re.compile(r"(\d{1,9})-(\d{1,9})-(\d{1,9})")
@@ -115,6 +117,8 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
         async with self._hub.joined(self._run) as client:
+            transport = scope["state"].get("transport")
+            _narrow(transport)
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             missed = await run_in_threadpool(_missed, self._run, self._last)
@@ -129,8 +133,9 @@ class EventStream(Response):
             if leaving in done:
                 return
             self._hub.dropped["behind" if late in done else "slow"] += 1
-            # What lies in its buffer would wait for it for ever.
-            scope["state"].get("abort", _nothing)()
+            if transport is not None:
+                transport.abort()  # what lies in its buffer would wait for it for ever
+                await _left(receive)
 
     async def _tell(self, client: _Client, missed: bytes, send: Send) -> None:
         """Until a piece takes too long to be taken."""
@@ -156,8 +161,11 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-def _nothing() -> None:
-    """Under a server that cannot abort."""
+def _narrow(transport: asyncio.Transport | None) -> None:
+    """Keep little for a client that takes nothing: it is noticed soon. None stands for a server that hides it."""
+    if transport is not None:
+        transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
 
 
 async def _watch(run: Path, watch: _Watch) -> None:

@@ -23,8 +23,8 @@ _NAME = re.compile(models.RUN_NAME)
 _FAULTS = 20
 _MEMBERS = 100
 _TREND = 60
-_SEARCH_SECONDS = 0.05
-_SEARCHED = 32
+_SEARCH_SECONDS = 0.03
+_SEARCHED = 16
 
 
 class NoSuchRun(Exception):

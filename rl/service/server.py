@@ -21,10 +21,6 @@ from verifiers.errors import UserError
 
 LOOPBACK: Final = {"127.0.0.1": socket.AF_INET, "localhost": socket.AF_INET, "::1": socket.AF_INET6}
 HEADER_SECONDS: Final = 10.0
-SEND_BYTES: Final = 1 << 15
-"""What the kernel may hold for a client that does not take it."""
-_BUFFER_BYTES = 1 << 14
-"""The same, of this process."""
 _CONNECTIONS = 1000
 _NAME = re.compile(r"[A-Za-z0-9.\[\]:-]{1,255}")
 
@@ -84,15 +80,14 @@ def serve(place: Place, say: Callable[[str], None]) -> None:
 
 
 class _Protocol(H11Protocol):
-    """h11 limits the size of headers; this one also their time. It lets the application end a connection at once."""
+    """h11 limits the size of headers; this one also their time. The live stream gets at the connection through it."""
 
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As asyncio has it."""
         super().connection_made(transport)
-        self.app_state = self.app_state | {"abort": transport.abort}
-        transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+        self.app_state = self.app_state | {"transport": transport}
         self._expect_header()
 
     def data_received(self, data: bytes) -> None:
@@ -138,10 +133,8 @@ def _bound(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ServiceError."""
     family = LOOPBACK.get(host, socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        listener = socket.create_server((host, port), family=family, backlog=512)
+        return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ServiceError(f"port {port} is taken, perhaps by another service: choose one with --port") from error
         raise ServiceError(f"{host}:{port} cannot be listened on: {error.strerror}") from error
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # what it accepts inherits that
-    return listener
