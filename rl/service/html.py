@@ -26,6 +26,8 @@ router = APIRouter(include_in_schema=False)
 _HERE = Directory(__file__).parent
 _STEPS = 20
 _OVERLAYS = 3
+_TOKENS = 20_000
+"""Tokens that a page colours; a longer episode is in its download."""
 _MARKED = 50
 """Faults in a picture, the last ones."""
 _ENVIRONMENT = pages.environment(_HERE / "templates")
@@ -104,7 +106,7 @@ def episode(run: Run, group: Number, index: Number, attempt: Number, request: Re
         members = runs.group(reader, group, whole=False)
     if found is None or members is None:
         raise HTTPException(404)
-    seen = tokens_of(service, run, key) if found.sampled else None
+    seen = tokens_of(service, run, key) if found.sampled and found.sampled.tokens <= _TOKENS else None
     return render("episode.html", request, name=run.name, episode=found, members=members.members, tokens=seen)
 
 

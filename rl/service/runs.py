@@ -248,7 +248,8 @@ def _pending(counts: Counts) -> str:
         State.SAMPLED: "being graded",
         State.SCORED: "waiting for their group or for the learner",
     }
-    return ", ".join(f"{counts.pending[state]} {what}" for state, what in words.items() if counts.pending[state])
+    found = ", ".join(f"{counts.pending[state]} {what}" for state, what in words.items() if counts.pending[state])
+    return f"episodes ({found})" if found else ""
 
 
 def _actor(one: pulse.Actor, *, alive: bool) -> models.Actor:

@@ -69,8 +69,8 @@ def test_started_watched_and_stopped(service: Service, tmp_path: Path) -> None:
     service.ask("POST", "/api/v1/runs", {"config": "five-steps.toml", "run": "one", "overrides": OVERRIDES})
     service.until("/api/v1/runs", lambda found: any(run["name"] == "one" for run in found["runs"]), 90)
     first = time.monotonic() - began
-    fleet = service.until("/api/v1/runs/one/fleet", lambda found: found["pid"] is not None, 60)
-    assert fleet["state"] == "running" and fleet["waits"][0]["until"] > time.time()
+    fleet = service.until("/api/v1/runs/one/fleet", lambda found: found["waits"], 90)
+    assert fleet["state"] == "running" and fleet["pid"] and fleet["waits"][0]["until"] > time.time()
     shot(service, "/runs/one/fleet", "state running")
     fleet = service.until(
         "/api/v1/runs/one/fleet", lambda found: any(one["seen"] and one["slots"] for one in found["actors"])

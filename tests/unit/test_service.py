@@ -128,7 +128,8 @@ def test_a_run(ledger: Ledger, client: TestClient) -> None:
     assert (found["dispatched"], found["trained"], found["balanced"]) == (7, 2, True)
     assert found["pending"] == {"dispatched": 2, "sampled": 1, "scored": 1}
     assert found["dropped"]["infra_error"] == 1
-    assert found["waiting"] == "2 being sampled, 1 being graded, 1 waiting for their group or for the learner"
+    pending = "2 being sampled, 1 being graded, 1 waiting for their group or for the learner"
+    assert found["waiting"] == f"episodes ({pending})"
     assert found["faults"][0]["actor"] == "worker-0"
 
 
