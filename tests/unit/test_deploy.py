@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from fakes import new_ledger
+from prometheus_client.parser import text_string_to_metric_families
 
 from rl.service import prometheus
 from rl.service.live import Hub
@@ -45,14 +46,11 @@ def test_what_prometheus_scrapes_is_its_format(tmp_path: Path) -> None:
     (tmp_path / "two/ledger.sqlite").write_text("no database")
     for ledger in new_ledger(tmp_path / "one"):
         ledger.fault('a"\\\n', "kind", "")
-        lines = prometheus.text(tmp_path, Hub()).splitlines()
-    sample = re.compile(r'[a-z_]+(\{([a-z]+="([^"\\]|\\.)*",?)*\})? -?[0-9.e+-]+')
-    assert all(line.startswith("# ") or sample.fullmatch(line) for line in lines)
-    assert 'cwm_rl_run_state{run="one",state="running"} 1' in lines
-    assert 'cwm_rl_run_state{run="two",state="unreadable"} 1' in lines
-    assert 'cwm_rl_faults{run="one"} 1' in lines
-    told = [line.split()[2] for line in lines if line.startswith("# TYPE")]
-    assert len(told) == len(set(told))
+        families = {one.name: one for one in text_string_to_metric_families(prometheus.text(tmp_path, Hub()))}
+    states = {tuple(one.labels.values()): one.value for one in families["cwm_rl_run_state"].samples if one.value}
+    assert states == {("one", "running"): 1, ("two", "unreadable"): 1}
+    assert [one.value for one in families["cwm_rl_faults"].samples] == [1]
+    assert {one.labels["reason"] for one in families["cwm_rl_live_dropped"].samples} == {"slow", "behind"}
 
 
 def test_compose_publishes_on_loopback_and_has_no_secret() -> None:
