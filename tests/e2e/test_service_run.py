@@ -112,4 +112,5 @@ def shot(service: Service, path: str, words: str) -> None:
     assert words in done.stdout
     if kept := os.environ.get("CWM_RL_SCREENSHOTS"):
         picture = Path(kept) / f"{path.strip('/').replace('/', '-')}.png"
-        subprocess.run([*command, f"--screenshot={picture}", "--window-size=1280,1600", address], timeout=120)
+        command += [f"--screenshot={picture}", "--window-size=1280,1600", address]
+        subprocess.run(command, stderr=subprocess.DEVNULL, timeout=120)
