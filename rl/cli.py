@@ -111,12 +111,39 @@ def _parser() -> argparse.ArgumentParser:
 
     submit = add("submit", _submit, "Hand a run to a Ray cluster as a job named like the run.")
     _config_options(submit)
-    submit.add_argument("--address", help="the cluster's dashboard, http://HOST:8265; else RAY_ADDRESS")
+    submit.add_argument("--wait", action="store_true", help="until the job has ended; exit code 1 if it failed")
+    submit.add_argument("--json", action="store_true", help="for programs")
+    _address_option(submit)
 
-    serve = add("serve", _serve, "Show the runs, their curves and episodes to a browser on this machine.")
+    status = add("status", _status, "Where a run, or a job of a cluster, stands.")
+    status.add_argument("run", help="directory of the run, or the job's name")
+    status.add_argument("--json", action="store_true", help="for programs")
+    _address_option(status)
+
+    logs = add("logs", _logs, "What a job of a cluster has printed.")
+    logs.add_argument("job", help="its name, which is the run's")
+    _address_option(logs)
+
+    stop = add("stop", _stop, "End a run, or a job of a cluster, in good order.")
+    stop.add_argument("run", help="directory of the run, or the job's name")
+    _address_option(stop)
+
+    top = add("top", _top, "Watch a run's essentials in the terminal.")
+    top.add_argument("run", type=Path, nargs="?", help="directory of the run; the newest one below runs/ if left out")
+    top.add_argument("--once", action="store_true", help="print them once")
+
+    track = add("track", _track, "Hand a run's numbers on to a tracker, one that is installed.")
+    track.add_argument("run", type=Path, help="directory of the run")
+    track.add_argument("--to", choices=("tensorboard", "wandb", "mlflow", "trackio"), required=True)
+    track.add_argument("--follow", action="store_true", help="go on until the run ends")
+
+    serve = add("serve", _serve, "Show runs to a browser and to programs, start and stop them.")
     serve.add_argument("--runs", type=Path, default=Path("runs"), help="directory of the runs")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on, of loopback")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; any but loopback's needs a token")
     serve.add_argument("--port", type=int, default=8400, help="port to listen on")
+    serve.add_argument("--name", action="append", default=[], metavar="HOST[:PORT]", help="by which others reach it")
+    serve.add_argument("--token-file", type=Path, help="lines `read TOKEN` or `operate TOKEN`, for its owner alone")
+    serve.add_argument("--configs", type=Path, help="directory of the configurations that may be started")
 
     sandbox = commands.add_parser("sandbox", help="Prove a sandbox's walls; remove what dead owners left.")
     sandboxes = sandbox.add_subparsers(required=True, metavar="COMMAND")
@@ -177,6 +204,14 @@ def _parser() -> argparse.ArgumentParser:
     bench_weights.add_argument("--shape", choices=("nano", "3m", "500m"), default="3m")
     bench_weights.add_argument("--updates", type=int, default=20)
     bench_weights.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
+    bench_service = add("service", _bench_service, "Reading routes and the live stream, on a long run.", benches)
+    bench_service.add_argument("--episodes", type=int, default=100_000)
+    bench_service.add_argument("--steps", type=int, default=2_000)
+    bench_service.add_argument("--clients", type=int, default=200, help="of the live stream")
+    bench_service.add_argument("--frozen", type=int, default=20, help="of them, those that take nothing")
+    bench_service.add_argument("--seconds", type=float, default=30.0, help="of the live part, and of the rest")
+    bench_service.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
+
     bench_learner = add("learner", _bench_learner, "A step against a bare torch loop, memory, MFU on a GPU.", benches)
     bench_learner.add_argument("--shape", default="nano", help="nano, or a Qwen3: 0.6b, 1.7b, 4b")
     bench_learner.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -198,6 +233,10 @@ def _parser() -> argparse.ArgumentParser:
 def _config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="TOML file, see deploy/configs/")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one setting")
+
+
+def _address_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", help="the cluster's dashboard, http://HOST:8265; else RAY_ADDRESS")
 
 
 def _backend_option(parser: argparse.ArgumentParser) -> None:
@@ -353,15 +392,74 @@ def _submit(options: argparse.Namespace) -> int:
 
     settings = config.load(options.config, options.set)
     job = jobs.job_for(settings, options.config, options.set)
-    state = cluster.submit(options.address, job, _say)
-    print(f"job {job.name}: {state}; its run: {job.directory}")
+    with cluster.jobs(options.address) as there:
+        state = there.submit(job, _say_aside if options.json else _say)
+        if options.wait:
+            state = there.wait(job.name)
+    if options.json:
+        print(json.dumps({"job": job.name, "state": state, "run": str(job.directory)}))
+    else:
+        print(f"job {job.name}: {state}; its run: {job.directory}")
+    return FAILED if options.wait and state != "SUCCEEDED" else OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    from rl import cluster
+    from rl.service import runs
+
+    if (directory := Path(options.run)).is_dir():
+        found = runs.summary(directory.resolve())
+        more = [f"waits for {found.waiting}"] if found.waiting else [found.problem] if found.problem else []
+        words = ", ".join([f"{found.name}: {found.state}", f"step {found.step}", *more])
+        print(found.model_dump_json(indent=2) if options.json else words)
+        return OK
+    with cluster.jobs(options.address) as there:
+        state = there.state(options.run)
+    print(json.dumps({"job": options.run, "state": state}) if options.json else f"job {options.run}: {state}")
+    return OK
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from rl import cluster
+
+    with cluster.jobs(options.address) as there:
+        print(there.logs(options.job), end="")
+    return OK
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from rl import cluster
+    from rl.service.launch import ask_to_stop
+
+    if (directory := Path(options.run)).is_dir():
+        ask_to_stop(directory.resolve())
+        print(f"{directory}: was asked to end")
+        return OK
+    with cluster.jobs(options.address) as there:
+        print(f"job {options.run}: {there.stop(options.run)}")
+    return OK
+
+
+def _top(options: argparse.Namespace) -> int:
+    from rl import top
+
+    top.show(options.run or top.newest(Path("runs")), once=options.once)
+    return OK
+
+
+def _track(options: argparse.Namespace) -> int:
+    from rl import trackers
+
+    trackers.track(options.run.resolve(), options.to, _say, follow=options.follow)
     return OK
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from rl.service.server import serve
+    from rl.service.server import Place, serve
 
-    serve(options.runs, options.host, options.port, _say)
+    usual = Path("deploy/configs")
+    configs = options.configs or (usual if usual.is_dir() else None)
+    serve(Place(options.runs, options.host, options.port, tuple(options.name), options.token_file, configs), _say)
     return OK
 
 
@@ -481,6 +579,13 @@ def _bench_weights(options: argparse.Namespace) -> int:
 def _print_bench(options: argparse.Namespace, found: dict[str, Any], in_words: Callable[[dict[str, Any]], str]) -> int:
     print(json.dumps(found, indent=2) if options.json else in_words(found))
     return OK
+
+
+def _bench_service(options: argparse.Namespace) -> int:
+    from rl.bench import service
+
+    scale = service.Scale(options.episodes, options.steps, options.clients, options.frozen, options.seconds)
+    return _print_bench(options, service.bench(scale, _say_aside), service.in_words)
 
 
 def _bench_learner(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ local Ray ends with it. What survives is outside Ray: the run directory with its
 
 import asyncio
 import logging
+import math
 import os
 import re
 import secrets
@@ -28,10 +29,13 @@ from rl.scratch import scratch
 from rl.watchdog import watched
 from verifiers.errors import UserError
 
-# What a job does not take along.
-_STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/evals", "/models", "/tests")  # Ray leaves .git and .venv out itself
+# What a job does not take along. Ray itself leaves out .git, .venv and what .gitignore names.
+_STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/evals", "/models", "/tests", "/.env*", "/deploy/prometheus/token")
 _NO_AGENT = "No available agent"
 _AGENT_SECONDS = 30.0
+_ASK_SECONDS = 1.0
+_STOP_SECONDS = 30.0
+_GOING_ON = ("PENDING", "RUNNING")
 _HOST_AND_PORT = re.compile(r"[^:/]+:\d+")
 _REFUSED = "the Ray cluster at {} refuses us: set RAY_AUTH_TOKEN, or put its token into ~/.ray/auth_token"
 
@@ -252,11 +256,55 @@ def start_actor(
     return Actor(name, ray.remote(cls).options(**options).remote(*arguments))
 
 
-def submit(address: str | None, job: Job, say: Callable[[str], None]) -> str:
-    """Hand a job to the cluster at `address` or `RAY_ADDRESS`; a second one of the same name is the same job.
+class Jobs:
+    """The jobs of a cluster. Every method raises ClusterError. Made by `jobs`."""
 
-    Returns the job's state. Raises ClusterError.
-    """
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def submit(self, job: Job, say: Callable[[str], None]) -> str:
+        """Hand a job over; a second one of the same name is the same job. Returns its state."""
+        if job.name in {known.submission_id for known in self._client.list_jobs()}:
+            say(f"job {job.name} is known to the cluster already")
+        else:
+            environment = {"working_dir": str(job.working_dir), "excludes": list(_STAYS)}
+            _handed_over(
+                lambda: self._client.submit_job(
+                    entrypoint=job.entrypoint, submission_id=job.name, runtime_env=environment
+                )
+            )
+        return self.state(job.name)
+
+    def state(self, name: str) -> str:
+        """`PENDING`, `RUNNING`, `STOPPED`, `SUCCEEDED` or `FAILED`."""
+        self._known(name)
+        return str(self._client.get_job_status(name))
+
+    def logs(self, name: str) -> str:
+        """All that its driver has printed."""
+        self._known(name)
+        return str(self._client.get_job_logs(name))
+
+    def stop(self, name: str) -> str:
+        """Ask it to end, and wait until it has. Returns its state."""
+        self._known(name)
+        self._client.stop_job(name)
+        return self.wait(name, time.monotonic() + _STOP_SECONDS)
+
+    def wait(self, name: str, deadline: float = math.inf) -> str:
+        """Until it has ended, or till `deadline` (monotonic seconds); its state."""
+        while (state := self.state(name)) in _GOING_ON and time.monotonic() < deadline:
+            time.sleep(_ASK_SECONDS)
+        return state
+
+    def _known(self, name: str) -> None:
+        if name not in {known.submission_id for known in self._client.list_jobs()}:
+            raise ClusterError(f"the cluster knows no job '{name}': see `ray job list`")
+
+
+@contextmanager
+def jobs(address: str | None) -> Iterator[Jobs]:
+    """Of the cluster at `address` or `RAY_ADDRESS`. Raises ClusterError."""
     _environment()
     import requests
     from ray.exceptions import AuthenticationError
@@ -264,17 +312,9 @@ def submit(address: str | None, job: Job, say: Callable[[str], None]) -> str:
 
     address = joined(address)
     if address is None:
-        raise ClusterError("no cluster to submit to: give --address, or set RAY_ADDRESS")
+        raise ClusterError("no cluster to ask: give --address, or set RAY_ADDRESS")
     try:
-        client = JobSubmissionClient(address)
-        if job.name in {known.submission_id for known in client.list_jobs()}:
-            say(f"job {job.name} is known to the cluster already")
-        else:
-            environment = {"working_dir": str(job.working_dir), "excludes": list(_STAYS)}
-            _handed_over(
-                lambda: client.submit_job(entrypoint=job.entrypoint, submission_id=job.name, runtime_env=environment)
-            )
-        return str(client.get_job_status(job.name))
+        yield Jobs(JobSubmissionClient(address))
     except AuthenticationError as error:
         raise ClusterError(_REFUSED.format(address)) from error
     except (ConnectionError, RuntimeError, OSError, requests.RequestException) as error:

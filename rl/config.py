@@ -18,6 +18,7 @@ from verifiers import registry
 from verifiers.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class ConfigError(UserError):
@@ -40,6 +41,7 @@ class RunConfig(_Model):
         None, gt=0, description="Take no further step after so many seconds of training; a resume has as many again."
     )
     seed: int = Field(0, description="Seed of weights, task order and sampling.")
+    trackers: tuple[Tracker, ...] = Field((), description="Who gets the numbers as well, from a process of its own.")
 
 
 class ModelConfig(_Model):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ class Worker:
 
     def __init__(self, index: int, slots: int) -> None:
         self.name = f"worker-{index}"
+        self.size = slots
         self.slots = asyncio.Semaphore(slots)
         """Taken by episodes that act."""
         self.gradings = asyncio.Semaphore(slots)
@@ -113,7 +115,7 @@ class Fleet:
     async def has(self, version: int) -> None:
         """Wait until every worker samples from `version` or a newer one. Whoever calls has a deadline."""
         for worker in self.workers:
-            while (await self._status(worker, await worker.ready())).version < version:  # noqa: ASYNC110 (another process)
+            while (await self.status(worker)).version < version:  # noqa: ASYNC110 (another process)
                 await asyncio.sleep(_LOOK_AGAIN)
 
     def least_loaded(self) -> Worker:
@@ -143,11 +145,13 @@ class Fleet:
         found = {}
         for worker in self.workers:
             if worker.actor is not None:
-                try:
+                with suppress(ActorLost):  # its loss is dealt with by whoever has work there
                     found[worker.name] = await self._status(worker, worker.actor)
-                except ActorLost:
-                    continue  # its loss is dealt with by whoever has work there
         return found
+
+    async def status(self, worker: Worker) -> WorkerStatus:
+        """Of one, as soon as it is up. Raises ActorLost, and what its start raised."""
+        return await self._status(worker, await worker.ready())
 
     async def stop(self) -> None:
         """End every engine in good order, and then the actors."""

@@ -27,6 +27,7 @@ def batch_stats(batch: Batch, newest: int) -> dict[str, Any]:
             lags[newest - completion.version] += len(completion.tokens)
     return {
         "reward": by_domain(members),
+        "correct": _shares(members),
         "parts": _parts(members),
         "episodes": len(members),
         "sampled_tokens": sum(member.episode.sampled_tokens for member in members),
@@ -41,6 +42,15 @@ def by_domain(members: list[Scored]) -> dict[str, float]:
     for member in members:
         if member.verdict.reward is not None:
             found.setdefault(member.episode.domain, []).append(member.verdict.reward)
+    return {domain: fmean(found[domain]) for domain in sorted(found)}
+
+
+def _shares(members: list[Scored]) -> dict[str, float]:
+    """Share that is right by domain, of those whose verifier says."""
+    found: dict[str, list[bool]] = {}
+    for member in members:
+        if member.verdict.correct is not None:
+            found.setdefault(member.episode.domain, []).append(member.verdict.correct)
     return {domain: fmean(found[domain]) for domain in sorted(found)}
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl import cluster, evaluate, exactness, report
+from rl import cluster, evaluate, exactness, report, trackers
 from rl.cluster import Actor
 from rl.config import Config
 from rl.evaluation_plan import deadline
 from rl.fleet import Fleet
+from rl.heart import Heart
 from rl.inbox import Batch, Inbox
 from rl.learner import checkpoint
 from rl.learner.learner import Learner, LearnerSetup
@@ -187,6 +188,9 @@ async def _opened(config: Config, directory: Path, pools: list[Pool], say: Say) 
     renderer = Renderer.load(base, reasoning=config.rollout.reasoning)
     async with AsyncExitStack() as stack:
         ledger = stack.enter_context(Ledger.open(directory))
+        waits = Waits()
+        heart = await stack.enter_async_context(Heart.beating(directory, waits))
+        trackers.start(directory, config.run.trackers)
         store(config, directory)  # after a resume with other settings, the next one goes on with these
         model = _fall_back(ledger, base, say)
         cpus = config.rollout.workers * config.rollout.cpus + config.learner.cpus
@@ -199,7 +203,6 @@ async def _opened(config: Config, directory: Path, pools: list[Pool], say: Say) 
         setup = WorkerSetup(directory.name, base, config.model.dtype, config.run.seed, config.rollout, recipes)
         fleet = Fleet(setup, ledger, config.guard.worker_restarts)
         stack.push_async_callback(fleet.stop)
-        waits = Waits()
         live = Live(config.run.steps, ledger, waits, say)
         async with (
             waits.named("the learner and the workers to start", config.rollout.engine.start_seconds),
@@ -222,6 +225,8 @@ async def _opened(config: Config, directory: Path, pools: list[Pool], say: Say) 
             await run.save(0)
         for group in ledger.ready():
             await inbox.put(group)
+        await stack.enter_async_context(heart.watching(fleet, lambda: learner.call("status")))
+        stack.push(heart.leaving)
         yield run
 
 

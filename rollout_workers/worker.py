@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from rollout_workers.trajectory import Episode, EpisodeKey, Failed
 from rollout_workers.weights import WeightsError, WeightsRef
 from verifiers.combine import Combined, Part
 from verifiers.runner import Grader
-from verifiers.sandbox import Sandboxes
+from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec
 from verifiers.task import Task
 from verifiers.verdict import Verdict
 
@@ -47,6 +47,10 @@ class WorkerStatus:
     seconds: Mapping[str, float]
     faults: tuple[str, ...]
     """Weights that could not be taken, since the last time one asked."""
+    grading: int = 0
+    """Episodes that are graded right now."""
+    sandboxes: int = 0
+    """Open right now, without those that only stand ready."""
 
 
 class RolloutWorker:
@@ -60,6 +64,7 @@ class RolloutWorker:
         self._offered: WeightsRef | None = None
         self._mail = asyncio.Event()
         self._faults: list[str] = []
+        self._grading = 0
 
     async def start(self) -> str:
         """Start engine, sandboxes and verifiers; returns which sandbox was taken, in words.
@@ -72,9 +77,10 @@ class RolloutWorker:
             config.sandbox.backend, image=config.sandbox.image, runtime=config.sandbox.runtime, run=setup.run
         )
         await self._stack.enter_async_context(reaping())
-        self._sandboxes: Sandboxes = backend
+        source: Sandboxes = backend
         if config.sandbox.warm:
-            self._sandboxes = await self._stack.enter_async_context(Pool(backend, config.sandbox.warm))
+            source = await self._stack.enter_async_context(Pool(backend, config.sandbox.warm))
+        self._sandboxes = _Counted(source)
         for name, parts in setup.recipes.items():
             grader = Grader(Combined(parts), self._sandboxes, seconds=config.grading_seconds)
             self._graders[name] = await self._stack.enter_async_context(grader)
@@ -118,13 +124,18 @@ class RolloutWorker:
 
     async def grade(self, task: Task, episode: Episode) -> Verdict:
         """The verdict on an episode, whoever sampled it."""
-        with self._clock.time("grading"):
-            return await self._graders[task.verifier].grade(task, episode.submission)
+        self._grading += 1
+        try:
+            with self._clock.time("grading"):
+                return await self._graders[task.verifier].grade(task, episode.submission)
+        finally:
+            self._grading -= 1
 
     async def status(self) -> WorkerStatus:
         """The state right now; its faults are told once."""
         faults, self._faults = tuple(self._faults), []
-        return WorkerStatus(os.getpid(), self._engine.version, dict(self._clock.seconds), faults)
+        seconds = dict(self._clock.seconds)
+        return WorkerStatus(os.getpid(), self._engine.version, seconds, faults, self._grading, self._sandboxes.now)
 
     async def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
         """With the three below: vLLM's weight-sync client, for transports that push. Raises EngineError."""
@@ -157,3 +168,21 @@ class RolloutWorker:
                 self._faults.append(str(error))
             except EngineError:
                 return  # every later `sample` raises it, and the driver starts another worker
+
+
+class _Counted:
+    """Sandboxes, and how many of them are open now."""
+
+    def __init__(self, source: Sandboxes) -> None:
+        self._source = source
+        self.now = 0
+
+    @asynccontextmanager
+    async def open(self, spec: SandboxSpec = SandboxSpec()) -> AsyncIterator[Sandbox]:  # noqa: B008 - frozen
+        """A fresh sandbox, destroyed on leaving. Raises SandboxUnavailable on entering."""
+        async with self._source.open(spec) as sandbox:
+            self.now += 1
+            try:
+                yield sandbox
+            finally:
+                self.now -= 1

@@ -12,6 +12,7 @@ from rl.ledger import codec, queries, schema
 from rl.ledger.records import Counts, Fault, Record, Step
 from rl.ledger.states import DropReason, State
 from rollout_workers.trajectory import EpisodeKey
+from verifiers.verdict import Outcome
 
 _SELECT = """
     SELECT group_id, idx, attempt, task_id, domain, state, reason, detail, e.dispatched_at, sampled_at, scored_at,
@@ -21,16 +22,27 @@ _SELECT = """
 """
 _EPISODES = f"""{_SELECT}
     WHERE (group_id, idx, attempt) > (:group_id, :idx, :attempt) AND (:state IS NULL OR state = :state)
-        AND (:step IS NULL OR step = :step) AND (:group IS NULL OR group_id = :group)
+        AND group_id BETWEEN :first AND :last AND (:step IS NULL OR step = :step)
     ORDER BY group_id, idx, attempt LIMIT 64
 """
 _NEWEST = f"""{_SELECT}
     WHERE (group_id, idx, attempt) < (:group_id, :idx, :attempt)
+        AND (group_id, idx, attempt) >= (:floor_group, :floor_idx, :floor_attempt) {{of_step}}
         AND (:state IS NULL OR state = :state) AND (:domain IS NULL OR domain = :domain)
-        AND (:step IS NULL OR step = :step)
         AND (:reward_min IS NULL OR reward >= :reward_min) AND (:reward_max IS NULL OR reward <= :reward_max)
+        AND (:outcome IS NULL OR outcome = :outcome) AND (:correct IS NULL OR correct = :correct)
+        AND (:tokens_min IS NULL OR sampled_tokens >= :tokens_min)
+        AND (:tokens_max IS NULL OR sampled_tokens <= :tokens_max)
     ORDER BY group_id DESC, idx DESC, attempt DESC LIMIT :limit
 """
+_OF_STEP = "AND lineage IN (SELECT id FROM lineages) AND step = :step"
+"""In words that let SQLite take the index."""
+_FLOOR = """
+    SELECT group_id, idx, attempt FROM episodes WHERE (group_id, idx, attempt) < (:group_id, :idx, :attempt)
+    ORDER BY group_id DESC, idx DESC, attempt DESC LIMIT 1 OFFSET :scanned
+"""
+_SCANNED = 20_000
+"""Episodes that one answer looks at, so that a filter which lets nothing through is answered in time as well."""
 _EPISODE = f"{_SELECT} WHERE (group_id, idx, attempt) = (:group_id, :idx, :attempt)"
 _END = EpisodeKey(2**62, 0, 0)
 _PLAIN = ("task_id", "domain", "detail", "dispatched_at", "sampled_at", "scored_at", "ended_at", "lineage", "step")
@@ -45,6 +57,11 @@ class Where:
     step: int | None = None
     reward_min: float | None = None
     reward_max: float | None = None
+    outcome: Outcome | None = None
+    correct: bool | None = None
+    tokens_min: int | None = None
+    """Sampled ones."""
+    tokens_max: int | None = None
 
 
 class Reader:
@@ -109,10 +126,22 @@ class Reader:
         with self._moment():
             return queries.counts(self._connection)
 
-    def steps(self) -> list[Step]:
-        """The steps that count, 1 to the last."""
+    @property
+    def lineage(self) -> int:
+        """The learner's present line of descent."""
+        return queries.current_lineage(self._connection)
+
+    @property
+    def made_at(self) -> float:
+        """When the run was made, Unix seconds."""
+        return float(self._connection.execute("SELECT at FROM run").fetchone()[0])
+
+    def steps(self, after: int = 0) -> list[Step]:
+        """The steps that count, from the one after `after` to the last."""
         rows = self._connection.execute(
-            "SELECT lineage, step, at, version, episodes, sampled_tokens, stats FROM history ORDER BY step"
+            "SELECT lineage, step, at, version, episodes, sampled_tokens, stats FROM history WHERE step > ?"
+            " ORDER BY step",
+            (after,),
         )
         return [
             Step(lineage, step, at, version, episodes, tokens, codec.from_json(stats))
@@ -123,9 +152,25 @@ class Reader:
         """(step, path) of every checkpoint that no rollback abandoned, newest first."""
         return queries.checkpoints(self._connection)
 
-    def faults(self) -> list[Fault]:
-        """What failed, in order."""
-        rows = self._connection.execute("SELECT at, actor, kind, detail FROM faults ORDER BY rowid")
+    def trend(self, points: int) -> list[dict[str, object]]:
+        """The reward by domain of the first step, of the last one, and of some between."""
+        step = self.step
+        every = max(1, -(-step // points))
+        rows = self._connection.execute(
+            "SELECT json_extract(stats, '$.reward') FROM history WHERE step % :every = :step % :every ORDER BY step",
+            {"every": every, "step": step},
+        )
+        return [codec.from_json(reward) if reward else {} for (reward,) in rows]
+
+    @property
+    def fault_count(self) -> int:
+        """How many faults there are."""
+        return int(self._connection.execute("SELECT COUNT(*) FROM faults").fetchone()[0])
+
+    def faults(self, after: int = 0) -> list[Fault]:
+        """What failed, in order, without the first `after`."""
+        select = "SELECT at, actor, kind, detail FROM faults WHERE rowid > ? ORDER BY rowid"
+        rows = self._connection.execute(select, (after,))
         return [Fault(*row) for row in rows]
 
     def multi_version_fraction(self) -> float:
@@ -167,23 +212,41 @@ class Reader:
 
         It reads page by page and holds no transaction between them, so that a slow caller never makes the log grow.
         """
-        wanted = {"state": state, "step": step, "group": group, "payloads": payloads}
-        last = {"group_id": -1, "idx": -1, "attempt": -1}
+        first, final = (0, _END.group) if group is None else (group, group)
+        wanted = {"state": state, "step": step, "first": first, "last": final, "payloads": payloads}
+        last = {"group_id": first - 1, "idx": -1, "attempt": -1}
         cursor = self._connection.cursor()
         cursor.row_factory = sqlite3.Row
         while page := cursor.execute(_EPISODES, wanted | last).fetchall():
             yield from map(_record, page)
             last = dict(zip(last, page[-1], strict=False))
 
-    def newest(self, limit: int, *, before: EpisodeKey | None = None, where: Where | None = None) -> list[Record]:
-        """The last `limit` episodes older than `before` that `where` lets through, newest first, without payloads."""
-        wanted = asdict(where or Where()) | {"limit": limit, "payloads": False}
-        return self._records(_NEWEST, wanted | _columns(before or _END))
+    def newest(
+        self, limit: int, *, before: EpisodeKey | None = None, where: Where | None = None, payloads: bool = False
+    ) -> tuple[list[Record], EpisodeKey | None]:
+        """The last `limit` episodes older than `before` that `where` lets through, newest first.
+
+        It looks at some thousands; the key, unless none is older, is where the next question goes on.
+        """
+        where = where or Where()
+        place = _columns(before or _END)
+        found = self._connection.execute(_FLOOR, place | {"scanned": _SCANNED}).fetchone()
+        floor = EpisodeKey(*found) if found and where.step is None else None
+        wanted = asdict(where) | {"limit": limit, "payloads": payloads} | place
+        wanted |= dict(zip(("floor_group", "floor_idx", "floor_attempt"), found if floor else (0, 0, 0), strict=True))
+        records = self._records(_NEWEST.format(of_step=_OF_STEP if where.step is not None else ""), wanted)
+        return records, records[-1].key if len(records) == limit else floor
 
     def episode(self, key: EpisodeKey) -> Record | None:
         """One episode, with its payload; None if it was never dispatched. Raises ValueError if it is damaged."""
         found = self._records(_EPISODE, {"payloads": True, **_columns(key)})
         return found[0] if found else None
+
+    def returns(self, group: int) -> dict[EpisodeKey, tuple[float, int]]:
+        """Of those members that have a reward: it, and their sampled tokens."""
+        select = "SELECT idx, attempt, reward, sampled_tokens FROM episodes WHERE group_id = ? AND reward IS NOT NULL"
+        rows = self._connection.execute(select, (group,))
+        return {EpisodeKey(group, index, attempt): (reward, tokens) for index, attempt, reward, tokens in rows}
 
     def domains(self) -> list[str]:
         """Of all groups."""

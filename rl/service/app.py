@@ -1,36 +1,54 @@
 """The application: pages for people, JSON below /api/v1, and one sentence for every mistake."""
 
 import sqlite3
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from rl.config import ConfigError
 from rl.ledger import LedgerError
 from rl.service import api, html
+from rl.service.auth import Doorkeeper
+from rl.service.compare import NothingToCompare
 from rl.service.guard import Guard
-from rl.service.pictures import Pictures
+from rl.service.launch import Launcher, LaunchRefused, LaunchUnfit
+from rl.service.parts import Parts
 from rl.service.runs import NoSuchRun
 
 
-def create_app(runs: Path, port: int) -> ASGIApp:
-    """The service over the runs below `runs`; it answers to this machine's own names with `port`, and no others."""
+def create_app(
+    runs: Path, names: Collection[str], door: Doorkeeper | None = None, configs: Path | None = None
+) -> ASGIApp:
+    """The service over the runs below `runs`. It answers to `names` (HOST:PORT), and to no others."""
+    door = door or Doorkeeper()
     app = FastAPI(
-        title="cwm-rl", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json", redirect_slashes=False
+        title="cwm-rl",
+        version="1",
+        description="Runs, watched and steered. With tokens: `Authorization: Bearer TOKEN`.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+        redirect_slashes=False,
     )
-    app.state.runs, app.state.pictures = runs, Pictures()
+    app.state.parts = Parts(runs, door, Launcher(runs, configs))
     app.include_router(api.router)
     app.include_router(html.router)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(NoSuchRun, _unknown)
-    for kind in (LedgerError, sqlite3.Error):
-        app.add_exception_handler(kind, _unreadable)
-    return Guard(app, port)
+    app.add_exception_handler(NothingToCompare, _conflict)
+    app.add_exception_handler(LaunchRefused, _conflict)
+    app.add_exception_handler(LaunchUnfit, _unfit)
+    app.add_exception_handler(ConfigError, _unfit)
+    app.add_exception_handler(LedgerError, _unreadable)
+    app.add_exception_handler(sqlite3.Error, _unreadable)
+    return Guard(app, names, door)
 
 
 async def _refused(request: Request, error: Any) -> Response:
@@ -47,6 +65,14 @@ async def _invalid(request: Request, error: Any) -> Response:
     return _sentence(request, 422, f"This cannot be asked: {found}.")
 
 
+async def _unfit(request: Request, error: Any) -> Response:
+    return _sentence(request, 422, f"This cannot be asked: {error}.")
+
+
+async def _conflict(request: Request, error: Any) -> Response:
+    return _sentence(request, 409, f"{error}.")
+
+
 async def _unreadable(request: Request, error: Any) -> Response:
     return _sentence(request, 503, f"This run cannot be read now: {error}.")
 
@@ -54,4 +80,6 @@ async def _unreadable(request: Request, error: Any) -> Response:
 def _sentence(request: Request, status: int, text: str) -> Response:
     if request.url.path.startswith("/api/"):
         return JSONResponse({"detail": text}, status)
-    return HTMLResponse(html.render("error.html", text=text, status=status), status)
+    answer = html.render("error.html", request, text=text, status=status)
+    answer.status_code = status
+    return answer

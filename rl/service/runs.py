@@ -3,21 +3,28 @@
 import math
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from rl import pulse
 from rl.ledger import Counts, LedgerError, Reader, Record, State, Step
 from rl.ledger.schema import FILE
+from rl.pulse import Phase, Pulse
 from rl.series import mapping, read_object
 from rl.service import models
-from rollout_workers.trajectory import Episode, EpisodeKey
+from rollout_workers.trajectory import Completion, Episode, EpisodeKey, Segment
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""As `rl.config` has it."""
+DatabaseError = sqlite3.Error
+_NAME = re.compile(models.RUN_NAME)
 _FAULTS = 20
+_MEMBERS = 100
+_TREND = 60
+_SEARCH_SECONDS = 0.03
+_SEARCHED = 16
 
 
 class NoSuchRun(Exception):
@@ -53,100 +60,242 @@ def written_at(run: Path) -> float | None:
     return max(times, default=None)
 
 
+def state(run: Path, reader: Reader) -> models.RunState:
+    """Where a run stands, by its ledger's lock and by what its driver told last."""
+    return _state(run, reader, pulse.read(run))
+
+
 def summary(run: Path) -> models.RunSummary:
     """A run in one line; also one whose ledger cannot be read."""
     try:
         with Reader(run) as reader:
-            return models.RunSummary(**_summary(run, reader, reader.steps()))
-    except (LedgerError, sqlite3.Error) as error:
+            return models.RunSummary(**_summary(run, reader), trend=_trend(reader))
+    except (LedgerError, DatabaseError) as error:
         return models.RunSummary(name=run.name, state="unreadable", written_at=written_at(run), problem=str(error))
 
 
-def detail(reader: Reader, steps: list[Step]) -> models.RunDetail:
+def detail(reader: Reader, multi_version_fraction: float) -> models.RunDetail:
     """A run as its page shows it."""
     run, counts = reader.path.parent, reader.counts()
-    line = _summary(run, reader, steps)
+    line = _summary(run, reader)
     faults = [models.Fault(at=one.at, actor=one.actor, kind=one.kind, detail=one.detail) for one in reader.faults()]
+    if line["state"] == "running" and not line["waiting"]:
+        line["waiting"] = _pending(counts)
     return models.RunDetail(
         **line,
+        trend=_trend(reader),
         version=reader.version,
         dispatched=counts.dispatched,
         trained=counts.trained,
         pending={state.value: count for state, count in counts.pending.items()},
         dropped={reason.value: count for reason, count in counts.dropped.items()},
         balanced=counts.balanced,
-        multi_version_fraction=reader.multi_version_fraction(),
-        waiting=_waiting(counts) if line["state"] == "running" else "",
+        multi_version_fraction=multi_version_fraction,
+        checkpoints=tuple(step for step, _ in reader.checkpoints()),
         faults=tuple(reversed(faults[-_FAULTS:])),
     )
 
 
-def metrics(steps: Iterable[Step]) -> models.Metrics:
-    """Every number that steps have, by name: `entropy`, `reward.math`, ..."""
-    steps = list(steps)
-    rows = [dict(_flat(step.stats)) | {"sampled_tokens": float(step.sampled_tokens)} for step in steps]
-    names = sorted({name for row in rows for name in row})
-    return models.Metrics(
-        step=tuple(step.step for step in steps),
-        at=tuple(step.at for step in steps),
-        series={name: tuple(row.get(name) for row in rows) for name in names},
+def fleet(reader: Reader) -> models.Fleet:
+    """Who works for a run, as its driver told last."""
+    run = reader.path.parent
+    beat = pulse.read(run)
+    standing = _state(run, reader, beat)
+    alive = standing == "running"
+    waits = beat.waits if beat and alive else ()
+    return models.Fleet(
+        state=standing,
+        at=beat.at if beat else None,
+        host=beat.host if beat else "",
+        pid=beat.pid if beat and alive else None,
+        phase=beat.phase.value if beat else "",
+        version=reader.version,
+        waits=tuple(models.Wait(name=one.name, since=one.since, until=one.until) for one in waits),
+        actors=tuple(_actor(one, alive=alive) for one in (beat.actors if beat else ())),
     )
+
+
+def checkpoints(reader: Reader) -> models.Checkpoints:
+    """Of the steps that count."""
+    found = (models.Checkpoint(step=step, path=str(path), there=path.is_dir()) for step, path in reader.checkpoints())
+    return models.Checkpoints(checkpoints=tuple(found))
+
+
+def metrics(steps: Sequence[tuple[Step, Mapping[str, float | None]]], points: int) -> dict[str, Any]:
+    """Every number that steps have, by name: `entropy`, `reward.math`, ...; means of `points` parts at most.
+
+    A part is named after its last step. In the form of `models.Metrics`, which would look at every number again.
+    """
+    size = max(1, -(-len(steps) // points))
+    parts = [steps[start : start + size] for start in range(0, len(steps), size)]
+    names = sorted({name for _, row in steps for name in row})
+    return {
+        "step": [part[-1][0].step for part in parts],
+        "at": [part[-1][0].at for part in parts],
+        "series": {name: [_mean([row.get(name) for _, row in part]) for part in parts] for name in names},
+    }
+
+
+def flat_stats(step: Step) -> dict[str, float | None]:
+    """What was logged of a step, by dotted name."""
+    return dict(_flat(step.stats)) | {"sampled_tokens": float(step.sampled_tokens)}
 
 
 def episodes(reader: Reader, query: models.EpisodeQuery) -> models.EpisodePage:
     """A page of episodes, newest first."""
-    found = reader.newest(query.limit + 1, before=query.older_than, where=query.where)
-    shown = found[: query.limit]
+    found, after = _searched(reader, query) if query.text else _filtered(reader, query)
     return models.EpisodePage(
-        episodes=tuple(models.EpisodeRow(**_row(record)) for record in shown),
-        next=str(shown[-1].key) if len(found) > len(shown) else None,
+        episodes=tuple(models.EpisodeRow(**_row(record)) for record in found), next=str(after) if after else None
     )
 
 
-def group(reader: Reader, number: int) -> tuple[models.EpisodeRow, ...]:
-    """The members of a group; its first hundred."""
-    members = reader.episodes(group=number, payloads=False)
-    return tuple(models.EpisodeRow(**_row(record)) for record in islice(members, 100))
+def group(reader: Reader, number: int, *, whole: bool = True) -> models.Group | None:
+    """The members of a group; its first hundred. None if there is no such group.
+
+    Raises LedgerError if one is damaged.
+    """
+    try:
+        members = list(islice(reader.episodes(group=number, payloads=whole), _MEMBERS))
+    except ValueError as error:
+        raise LedgerError(f"an episode of group {number} in {reader.path} is damaged: {error}") from error
+    return models.Group(group=number, members=tuple(map(_whole, members))) if members else None
 
 
 def episode(reader: Reader, key: EpisodeKey) -> models.EpisodeWhole | None:
     """One episode turn by turn; None if it was never dispatched. Raises LedgerError if it is damaged."""
+    record = record_of(reader, key)
+    return None if record is None else _whole(record)
+
+
+def tokens(reader: Reader, key: EpisodeKey, texts: "Mapping[int, str]") -> models.Tokens | None:
+    """One episode token by token; `texts` has what each decodes to. None if nothing was sampled.
+
+    Raises LedgerError if it is damaged.
+    """
+    record = record_of(reader, key)
+    if record is None or record.episode is None:
+        return None
+    return models.Tokens(
+        key=str(key),
+        advantage=_advantage(reader, key),
+        trajectories=tuple(
+            tuple(_segment(one, texts) for one in trajectory.segments) for trajectory in record.episode.trajectories
+        ),
+    )
+
+
+def record_of(reader: Reader, key: EpisodeKey) -> Record | None:
+    """An episode's row. Raises LedgerError if it is damaged."""
     try:
-        record = reader.episode(key)
+        return reader.episode(key)
     except ValueError as error:
         raise LedgerError(f"episode {key} in {reader.path} is damaged: {error}") from error
-    if record is None:
-        return None
-    return models.EpisodeWhole(**_row(record), sampled=_sampled(record.episode), verdict=_verdict(record))
 
 
-def _summary(run: Path, reader: Reader, steps: list[Step]) -> dict[str, Any]:
+def _summary(run: Path, reader: Reader) -> dict[str, Any]:
     config = read_object(run / "config.json") or reader.config  # what the last resume left, else the beginning
     planned = mapping(config.get("run")).get("steps")
-    reward = mapping(steps[-1].stats.get("reward")) if steps else {}
+    beat = pulse.read(run)
+    standing = _state(run, reader, beat)
+    last = reader.steps(after=reader.step - 1)
+    reward = mapping(last[-1].stats.get("reward")) if last else {}
     return {
         "name": run.name,
-        "state": _state(run, reader),
-        "step": steps[-1].step if steps else 0,
+        "state": standing,
+        "step": last[-1].step if last else 0,
         "steps": planned if isinstance(planned, int) else None,
         "reward": {domain: value for domain, value in reward.items() if _finite(value) is not None},
+        "age": max(0.0, time.time() - reader.made_at),
+        "waiting": _waiting(beat) if standing == "running" else "",
         "written_at": written_at(run),
+        "problem": beat.detail if beat and standing == "failed" else "",
     }
 
 
-def _state(run: Path, reader: Reader) -> Literal["running", "finished", "stopped"]:
-    if reader.is_written:
+def _state(run: Path, reader: Reader, beat: Pulse | None) -> models.RunState:
+    # A lock may not reach a driver on another host; its heartbeats do.
+    elsewhere = beat is not None and not _told_end(beat) and time.time() - beat.at < pulse.FRESH_SECONDS
+    if reader.is_written or (elsewhere and beat is not None and not _here(beat)):
         return "running"
-    return "finished" if (run / "report.json").is_file() else "stopped"
+    if beat is None:  # no driver has begun, or one of an older program
+        return "finished" if (run / "report.json").is_file() else "stopped"
+    match beat.phase:
+        case Phase.FINISHED:
+            return "finished"
+        case Phase.FAILED:
+            return "failed"
+        case Phase.STOPPED | Phase.STOPPING:
+            return "stopped"
+    return "crashed"
 
 
-def _waiting(counts: Counts) -> str:
+def _told_end(beat: Pulse) -> bool:
+    return beat.phase in (Phase.FINISHED, Phase.FAILED, Phase.STOPPED)
+
+
+def _here(beat: Pulse) -> bool:
+    return beat.host == pulse.host()
+
+
+def _waiting(beat: Pulse | None) -> str:
+    now = time.time()
+    return ", ".join(f"{one.name} ({max(0, now - one.since):.0f} s)" for one in beat.waits) if beat else ""
+
+
+def _pending(counts: Counts) -> str:
     words = {
         State.DISPATCHED: "being sampled",
         State.SAMPLED: "being graded",
         State.SCORED: "waiting for their group or for the learner",
     }
-    return ", ".join(f"{counts.pending[state]} {what}" for state, what in words.items() if counts.pending[state])
+    found = ", ".join(f"{counts.pending[state]} {what}" for state, what in words.items() if counts.pending[state])
+    return f"episodes ({found})" if found else ""
+
+
+def _actor(one: pulse.Actor, *, alive: bool) -> models.Actor:
+    plain = ("name", "seen", "version", "seconds")
+    here: dict[str, Any] = {name: getattr(one, name) for name in plain}
+    for name in ("acting", "slots", "grading", "sandboxes"):
+        here[name] = getattr(one, name) if alive else 0
+    return models.Actor(**here, state=one.state if alive else "gone", pid=one.pid if alive else None)
+
+
+def _trend(reader: Reader) -> tuple[float, ...]:
+    means = (_mean(map(_finite, one.values())) for one in reader.trend(_TREND))
+    return tuple(round(one, 4) for one in means if one is not None)
+
+
+def _filtered(reader: Reader, query: models.EpisodeQuery) -> tuple[list[Record], EpisodeKey | None]:
+    """Records, and the key after which the next page begins."""
+    found, floor = reader.newest(query.limit + 1, before=query.older_than, where=query.where)
+    if len(found) <= query.limit:
+        return found, floor
+    return found[: query.limit], found[query.limit - 1].key
+
+
+def _searched(reader: Reader, query: models.EpisodeQuery) -> tuple[list[Record], EpisodeKey | None]:
+    """The same by text, which is looked for in whole episodes: as far as there is time."""
+    text, until = (query.text or "").casefold(), time.monotonic() + _SEARCH_SECONDS
+    found: list[Record] = []
+    after = query.older_than
+    while True:
+        page, floor = reader.newest(_SEARCHED, before=after, where=query.where, payloads=True)
+        for record in page:
+            if text in _words(record).casefold():
+                found.append(record)
+                if len(found) == query.limit:
+                    return found, record.key
+        after = floor
+        if after is None or time.monotonic() > until:
+            return found, after
+
+
+def _words(record: Record) -> str:
+    """All that somebody may look for in an episode."""
+    words = [record.task_id, record.detail, record.verdict.detail if record.verdict else ""]
+    if record.episode is not None:
+        words += [turn.content for turn in record.episode.submission.turns] or [record.episode.submission.reply]
+    return "\n".join(words)
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -159,6 +308,10 @@ def _row(record: Record) -> dict[str, Any]:
         "reward": verdict.reward if verdict else None,
         "correct": verdict.correct if verdict else None,
     }
+
+
+def _whole(record: Record) -> models.EpisodeWhole:
+    return models.EpisodeWhole(**_row(record), sampled=_sampled(record.episode), verdict=_verdict(record))
 
 
 def _sampled(episode: Episode | None) -> models.Sampled | None:
@@ -188,12 +341,37 @@ def _verdict(record: Record) -> models.Verdict | None:
     )
 
 
+def _segment(segment: Segment, texts: Mapping[int, str]) -> models.Segment:
+    written = isinstance(segment, Completion)
+    return models.Segment(
+        sampled=written,
+        version=segment.version if isinstance(segment, Completion) else None,
+        tokens=segment.tokens,
+        logprobs=tuple(map(_finite, segment.logprobs)) if isinstance(segment, Completion) else (),
+        texts=tuple(texts.get(token, "") for token in segment.tokens) if texts else (),
+    )
+
+
+def _advantage(reader: Reader, key: EpisodeKey) -> float | None:
+    """R_i - Σ R_j L_j / Σ L_j over the scored members of its group, whether or not the learner took them."""
+    rewards = reader.returns(key.group)
+    total = sum(length for _, length in rewards.values())
+    if key not in rewards or not total:
+        return None
+    return _finite(rewards[key][0] - sum(reward * length for reward, length in rewards.values()) / total)
+
+
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         elif isinstance(value, int | float):
             yield f"{prefix}{name}", _finite(value)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _finite(value: object) -> float | None:

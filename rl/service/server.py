@@ -1,48 +1,77 @@
-"""`cwm-rl serve`: the application on a socket of this machine's own."""
+"""`cwm-rl serve`: the application on a socket, of this machine's own unless there are tokens."""
 
+import asyncio
 import errno
+import ipaddress
+import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rl.service.app import create_app
+from rl.service.auth import doorkeeper
 from verifiers.errors import UserError
 
-HOSTS = {"127.0.0.1": socket.AF_INET, "localhost": socket.AF_INET, "::1": socket.AF_INET6}
+LOOPBACK: Final = {"127.0.0.1": socket.AF_INET, "localhost": socket.AF_INET, "::1": socket.AF_INET6}
+HEADER_SECONDS: Final = 10.0
+_CONNECTIONS = 1000
+_NAME = re.compile(r"[A-Za-z0-9.\[\]:-]{1,255}")
 
 
 class ServiceError(UserError):
     """The service cannot start, in one sentence."""
 
 
-def serve(runs: Path, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM. Raises ServiceError."""
-    if host not in HOSTS:
+@dataclass(frozen=True)
+class Place:
+    """Where to listen, and what to show."""
+
+    runs: Path
+    host: str = "127.0.0.1"
+    port: int = 8400
+    names: tuple[str, ...] = ()
+    """HOST or HOST:PORT by which others reach it, beside the one it listens on."""
+    tokens: Path | None = None
+    configs: Path | None = None
+    """Configurations that may be started."""
+
+
+def serve(place: Place, say: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C or SIGTERM. Raises ServiceError, TokenError."""
+    door = doorkeeper(place.tokens)
+    if place.host not in LOOPBACK and door.open:
         raise ServiceError(
-            f"the service answers on loopback only ({', '.join(HOSTS)}), not on '{host}': leave --host out, and from"
-            f" another machine take a tunnel, ssh -L {port}:127.0.0.1:{port}"
+            f"without a token the service answers on loopback only ({', '.join(LOOPBACK)}), not on '{place.host}': give"
+            " --token-file, or set CWM_RL_READ_TOKEN or CWM_RL_OPERATE_TOKEN, or leave --host out"
         )
-    if not 1 <= port <= 65535:
-        raise ServiceError(f"--port {port} is no port: take one from 1 to 65535")
-    if not runs.is_dir():
-        raise ServiceError(f"there is no directory {runs}: name the one that holds the runs with --runs")
-    with _bound(host, port) as listener:
-        shown = f"[{host}]" if ":" in host else host
-        say(f"http://{shown}:{port}/ shows the runs in {runs}; Ctrl-C ends it")
+    if not 1 <= place.port <= 65535:
+        raise ServiceError(f"--port {place.port} is no port: take one from 1 to 65535")
+    if not place.runs.is_dir():
+        raise ServiceError(f"there is no directory {place.runs}: name the one that holds the runs with --runs")
+    if place.configs is not None and not place.configs.is_dir():
+        raise ServiceError(f"there is no directory {place.configs}: name the one that holds configurations")
+    app = create_app(place.runs, _names(place), door, place.configs)
+    with _bound(place.host, place.port) as listener:
+        shown = f"[{place.host}]" if ":" in place.host else place.host
+        say(f"http://{shown}:{place.port}/ shows the runs in {place.runs}; Ctrl-C ends it")
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(runs, port),
-                http="h11",  # it limits the size of headers
+                app,
+                http=_Protocol,
                 ws="none",
                 lifespan="off",
                 log_level="warning",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=256,
+                limit_concurrency=_CONNECTIONS,
                 timeout_graceful_shutdown=2,
             )
         )
@@ -50,10 +79,61 @@ def serve(runs: Path, host: str, port: int, say: Callable[[str], None]) -> None:
             server.run(sockets=[listener])
 
 
+class _Protocol(H11Protocol):
+    """h11 limits the size of headers; this one also their time. The live stream gets at the connection through it."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """As asyncio has it."""
+        super().connection_made(transport)
+        self.app_state = self.app_state | {"transport": transport}
+        self._expect_header()
+
+    def data_received(self, data: bytes) -> None:
+        """As asyncio has it."""
+        if self._late is None:
+            self._expect_header()
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._header_came()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As asyncio has it."""
+        self._header_came()
+        super().connection_lost(exc)
+
+    def _expect_header(self) -> None:
+        self._late = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+
+    def _header_came(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+def _names(place: Place) -> list[str]:
+    """HOST:PORT as browsers write it into `Host`: of loopback, of where it listens, and those that were given."""
+    for name in place.names:
+        if not _NAME.fullmatch(name):
+            raise ServiceError(f"--name {name} is no HOST or HOST:PORT")
+    names = [f"{name}:{place.port}" for name in ("127.0.0.1", "localhost", "[::1]")]
+    if place.host not in LOOPBACK and not _unspecified(place.host):
+        names.append(f"[{place.host}]:{place.port}" if ":" in place.host else f"{place.host}:{place.port}")
+    return [*names, *place.names]
+
+
+def _unspecified(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_unspecified
+    return False
+
+
 def _bound(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ServiceError."""
+    family = LOOPBACK.get(host, socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        return socket.create_server((host, port), family=HOSTS[host], backlog=128)
+        return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ServiceError(f"port {port} is taken, perhaps by another service: choose one with --port") from error

@@ -12,10 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
-from launch import CONFIG, ROOT, cwm_rl, report_of
+from launch import CONFIG, ROOT, cwm_rl, gone, report_of
 
+from rl import pulse
 from rl.ledger.audit import audit
+from rl.pulse import Phase
 
 pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
 
@@ -104,10 +107,13 @@ def test_jobs_run_to_their_end(cluster: Cluster, tmp_path: Path) -> None:
     """One by our own command, given twice, and one by plain `ray job submit`; they share the cluster."""
     arguments = ["submit", CONFIG, "--address", cluster.address, "--set", "run.id=ours", "--set", "run.steps=1"]
     arguments += ["--set", f"run.directory={tmp_path}"]
-    for attempt in range(2):
-        with cwm_rl(tmp_path / f"log{attempt}", *arguments, env=cluster.env) as command:
-            assert command.finish(60) == 0, command.output
+    with cwm_rl(tmp_path / "first", *arguments, env=cluster.env) as command:
+        assert command.finish(60) == 0, command.output
+    with cwm_rl(tmp_path / "second", *arguments, "--wait", "--json", env=cluster.env) as command:
+        assert command.finish(400) == 0, command.output
     assert "known to the cluster already" in command.output
+    assert '"job": "ours", "state": "SUCCEEDED"' in command.output
+    assert "run ours: 1 steps" in ours(cluster, tmp_path, "logs", "ours")
     environment = json.dumps({"working_dir": str(ROOT), "excludes": ["/runs", "/tests"]})
     submitted = cluster.ray(
         *("job", "submit", "--address", cluster.address, "--submission-id", "plain", "--no-wait"),
@@ -119,6 +125,38 @@ def test_jobs_run_to_their_end(cluster: Cluster, tmp_path: Path) -> None:
         assert _wait(cluster, job) == "succeeded", cluster.logs(job)
         assert report_of(tmp_path / job)["steps"] == 1
         assert audit(tmp_path / job).ok
+
+
+def test_a_job_is_stopped(cluster: Cluster, tmp_path: Path) -> None:
+    """Its driver ends in good order, and nothing that it has started is left."""
+    settings = ("--set", "run.id=long", "--set", "run.steps=500", "--set", f"run.directory={tmp_path}")
+    assert "job long: " in ours(cluster, tmp_path, "submit", CONFIG, *settings)
+    deadline = time.monotonic() + 200
+    while not (beat := pulse.read(tmp_path / "long")) or beat.phase is not Phase.RUNNING:
+        assert time.monotonic() < deadline, cluster.logs("long")
+        time.sleep(0.5)
+    assert "job long: RUNNING" in ours(cluster, tmp_path, "status", "long")
+    actors = [psutil.Process(one.pid) for one in _with_processes(tmp_path / "long")]
+    driver = psutil.Process(beat.pid)
+    assert "job long: STOPPED" in ours(cluster, tmp_path, "stop", "long")
+    assert not gone([driver, *actors])
+    assert audit(tmp_path / "long").ok
+
+
+def ours(cluster: Cluster, tmp_path: Path, *arguments: str) -> str:
+    """What one of our commands prints about the cluster's jobs."""
+    with cwm_rl(tmp_path / "ours.log", *arguments, "--address", cluster.address, env=cluster.env) as command:
+        assert command.finish(90) == 0, command.output
+        return command.output
+
+
+def _with_processes(run: Path) -> list[pulse.Actor]:
+    """Its actors, once each has told its process."""
+    deadline = time.monotonic() + 60
+    while not (beat := pulse.read(run)) or not all(one.pid for one in beat.actors):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return list(beat.actors)
 
 
 def test_wrong_token_is_a_sentence(cluster: Cluster, tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_a_job_without_a_cluster(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.chdir(config.parent)
-    assert "no cluster to submit to" in refusal(capsys, "submit", config)
+    assert "no cluster to ask" in refusal(capsys, "submit", config)
     monkeypatch.chdir(ROOT)
     assert "lies outside" in refusal(capsys, "submit", config)
 

@@ -47,6 +47,7 @@ def test_the_stats_of_a_batch(ledger: Ledger) -> None:
     stats = batch_stats(Batch((group,), ()), newest=2)
     assert stats == {
         "reward": {"math": 0.25},
+        "correct": {"math": 0.5},
         "parts": {"math": 0.25},
         "episodes": 2,
         "sampled_tokens": 6,

@@ -31,6 +31,7 @@ from verifiers.verdict import Verdict
 
 PORT = 8400
 HERE = f"http://127.0.0.1:{PORT}"
+NAMES = [f"{name}:{PORT}" for name in ("127.0.0.1", "localhost", "[::1]")]
 ATTACK = "</pre><script>alert(1)</script>\x1b[31mred \u202eback"
 TURNS = (Message("user", "2 + 2?"), Message("assistant", ATTACK), Message("tool: bash", "1 failed"))
 STATS = {"entropy": 1.5, "grad_norm": float("nan"), "lag_max": 1, "lag_by_token": {"0": 6}, "reward": {"math": 0.25}}
@@ -64,7 +65,7 @@ def ledger(runs: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def client(runs: Path) -> TestClient:
-    return TestClient(create_app(runs, PORT), base_url=HERE, raise_server_exceptions=False)
+    return TestClient(create_app(runs, NAMES), base_url=HERE, raise_server_exceptions=False)
 
 
 def ask(client: TestClient, path: str) -> Any:
@@ -127,7 +128,8 @@ def test_a_run(ledger: Ledger, client: TestClient) -> None:
     assert (found["dispatched"], found["trained"], found["balanced"]) == (7, 2, True)
     assert found["pending"] == {"dispatched": 2, "sampled": 1, "scored": 1}
     assert found["dropped"]["infra_error"] == 1
-    assert found["waiting"] == "2 being sampled, 1 being graded, 1 waiting for their group or for the learner"
+    pending = "2 being sampled, 1 being graded, 1 waiting for their group or for the learner"
+    assert found["waiting"] == f"episodes ({pending})"
     assert found["faults"][0]["actor"] == "worker-0"
 
 
@@ -188,17 +190,23 @@ def test_the_pages_show_it_and_their_fragments_are_parts_of_them(ledger: Ledger,
     assert "No episode is like that." in page(client, "/runs/one/episodes?step=5")
 
 
-def test_the_picture(ledger: Ledger, client: TestClient) -> None:
-    wide, narrow = client.get("/runs/one/curves.svg"), client.get("/runs/one/curves.svg?shape=narrow&edition=x")
-    assert wide.headers["content-type"] == "image/svg+xml" and wide.text.startswith("<svg ")
-    assert "sandbox" in policy_of(wide) and "script-src" not in policy_of(wide)
-    assert narrow.status_code == 200 and narrow.text != wide.text
-    assert client.get("/runs/one/curves.svg").text == wide.text
-    assert client.get("/runs/one/curves.svg?shape=round").status_code == 422
+def test_curves_are_drawn_and_another_run_is_laid_over(ledger: Ledger, runs: Path, client: TestClient) -> None:
+    alone = page(client, "/runs/one")
+    assert alone.count('<svg class="chart"') == 4  # what its steps have numbers of
+    assert "Reward by domain" in alone and "Not recorded by this run." in alone
+    (runs / "two").mkdir()
+    with Ledger.create(runs / "two", "two", {}) as other:
+        other.publish(0)
+        group = closed_group(other, 1.0, -1.0)
+        other.commit(1, [member.episode.key for member in group.members], STATS | {"reward": {"code": 0.5}})
+    both = page(client, "/runs/one?with=two")
+    assert "two: code" in both and "dashed" in both
+    assert client.get("/runs/one?with=nosuch").status_code == 404
+    assert client.get("/runs/one?with=two&with=two&with=two&with=two").status_code == 422
 
 
 def test_what_a_page_refers_to_is_there(ledger: Ledger, client: TestClient) -> None:
-    for name in ("style.css", "status.css", "live.js", "icon.svg"):
+    for name in ("style.css", "status.css", "live.js", "charts.js", "icon.svg"):
         assert f"/static/{name}" in page(client, "/")
         assert client.get(f"/static/{name}").status_code == 200
     assert "paths" in ask(client, "/api/v1/openapi.json")
@@ -286,12 +294,33 @@ def test_it_answers_to_this_machines_own_names_alone(ledger: Ledger, client: Tes
         assert "one" not in answer.text.split()
 
 
-def test_only_get(ledger: Ledger, client: TestClient) -> None:
-    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "MADEUP"):
+def test_only_get_and_post(ledger: Ledger, client: TestClient) -> None:
+    for method in ("PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "MADEUP"):
         for path in ("/", "/api/v1/runs/one", "/nowhere"):
             answer = client.request(method, path, headers={"Origin": "http://evil.example"})
-            assert (answer.status_code, answer.headers["allow"]) == (405, "GET"), (method, path)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST"), (method, path)
             policy_of(answer)
+
+
+def test_a_post_comes_from_here_or_not_at_all(ledger: Ledger, runs: Path, client: TestClient) -> None:
+    """Each of these would stop the run; the last two may."""
+    foreign: list[dict[str, str]] = [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": f"http://127.0.0.1:{PORT + 1}"},
+        {"Origin": f"http://127.0.0.1:{PORT}.evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ]
+    for path in ("/api/v1/runs/one/stop", "/runs/one/stop"):
+        for headers in foreign:
+            answer = client.post(path, headers=headers)
+            assert answer.status_code == 403, headers
+            policy_of(answer)
+    assert not (runs / "one/stop.request").exists()
+    assert client.post("/api/v1/runs/one/stop", headers={"Origin": HERE}).status_code == 202
+    (runs / "one/stop.request").unlink()
+    assert client.post("/runs/one/stop", follow_redirects=False).status_code == 303
+    assert (runs / "one/stop.request").exists()
 
 
 def policy_of(answer: httpx2.Response) -> str:
@@ -308,9 +337,12 @@ def policy_of(answer: httpx2.Response) -> str:
 
 
 def test_every_answer_carries_the_headers(ledger: Ledger, client: TestClient) -> None:
+    ids = set()
     for path in ("/", "/runs/one", "/api/v1/runs", "/nowhere", "/static/live.js", "/runs/one/episodes?limit=x"):
+        ids.add(client.get(path).headers["x-request-id"])
         policy = policy_of(client.get(path, headers={"Origin": "http://evil.example"}))
         assert "script-src 'self'" in policy and "unsafe" not in policy
+    assert len(ids) == 6
 
 
 def test_sql_in_a_filter_is_a_value(ledger: Ledger, client: TestClient) -> None:
@@ -364,7 +396,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 def test_it_listens_on_loopback_only(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for host in ("0.0.0.0", "::", "192.168.1.5", "example.org", ""):
-        assert "loopback only" in refusal(capsys, "--runs", runs, "--host", host)
+        assert "without a token the service answers on loopback only" in refusal(capsys, "--runs", runs, "--host", host)
 
 
 def test_a_busy_port_and_a_missing_directory_get_a_sentence(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -410,7 +442,7 @@ def test_the_command_serves_runs_and_nothing_else_until_it_is_told_to_stop(
     with Ledger.create(runs.parent / "outside", "outside", {}):
         (runs / "link").symlink_to(runs.parent / "outside")
     for name in OUTSIDE:
-        for path in (f"/runs/{name}", f"/runs/{name}/episodes", f"/runs/{name}/curves.svg", f"/api/v1/runs/{name}"):
+        for path in (f"/runs/{name}", f"/runs/{name}/episodes", f"/runs/{name}/fleet", f"/api/v1/runs/{name}"):
             status, text = get(port, path)
             assert status == 404 and "outside" not in text, path
     for name in ("..%2f..%2frun.py", "%2e%2e/app.py", "../app.py", "guard.py", "%2fetc%2fpasswd"):

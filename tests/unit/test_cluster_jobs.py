@@ -1,0 +1,75 @@
+"""Jobs of a cluster, with a stand-in for its dashboard: what is asked of it, and in which order."""
+
+import fnmatch
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rl.cluster import _STAYS, ClusterError, Jobs
+from rl.jobs import Job
+
+
+class Dashboard:
+    """Knows jobs as Ray's does; every question about a job's state brings it one further."""
+
+    def __init__(self, *states: str) -> None:
+        self.states = list(states)
+        self.known: list[str] = []
+        self.environments: list[dict[str, Any]] = []
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(submission_id=name) for name in self.known]
+
+    def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: dict[str, Any]) -> None:
+        assert submission_id not in self.known
+        self.known.append(submission_id)
+        self.environments.append(runtime_env)
+
+    def get_job_status(self, name: str) -> str:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def get_job_logs(self, name: str) -> str:
+        return f"{name} said so\n"
+
+    def stop_job(self, name: str) -> None:
+        self.states = ["RUNNING", "STOPPED"]
+
+
+def job(name: str = "nano") -> Job:
+    return Job(name, "python -m rl.cli train c.toml", Path("here"), Path("runs") / name)
+
+
+def test_a_second_submit_is_the_same_job() -> None:
+    dashboard, said = Dashboard("PENDING", "RUNNING"), list[str]()
+    jobs = Jobs(dashboard)
+    assert jobs.submit(job(), said.append) == "PENDING" and not said
+    assert jobs.submit(job(), said.append) == "RUNNING"
+    assert said == ["job nano is known to the cluster already"]
+    assert dashboard.known == ["nano"]
+
+
+def test_no_secret_travels() -> None:
+    for name in ("/.env", "/.env.local", "/deploy/prometheus/token", "/runs", "/models"):
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in _STAYS), name
+    dashboard = Dashboard("RUNNING")
+    Jobs(dashboard).submit(job(), print)
+    assert set(dashboard.environments[0]) == {"working_dir", "excludes"}, "the submitter's environment stays"
+
+
+def test_waiting_ends_with_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl.cluster._ASK_SECONDS", 0.0)
+    dashboard = Dashboard("PENDING", "RUNNING", "RUNNING", "SUCCEEDED")
+    jobs = Jobs(dashboard)
+    dashboard.known.append("nano")
+    assert jobs.wait("nano") == "SUCCEEDED"
+    assert jobs.stop("nano") == "STOPPED"
+    assert jobs.logs("nano") == "nano said so\n"
+
+
+def test_a_job_that_nobody_knows_is_a_sentence() -> None:
+    jobs = Jobs(Dashboard("RUNNING"))
+    for ask in (jobs.state, jobs.logs, jobs.stop, jobs.wait):
+        with pytest.raises(ClusterError, match="no job 'nano'"):
+            ask("nano")

@@ -1,0 +1,91 @@
+"""What lies in deploy/ for others' tools: whole, of one piece, and true to what the service offers."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fakes import new_ledger
+from prometheus_client.parser import text_string_to_metric_families
+
+from rl.service import prometheus
+from rl.service.live import Hub
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+KUBERAY = sorted((DEPLOY / "kuberay").glob("*.yaml"))
+
+
+def documents(path: Path) -> list[Any]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+@pytest.mark.parametrize("path", sorted([*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.yml")]), ids=lambda path: path.name)
+def test_every_yaml_file_is_read(path: Path) -> None:
+    assert all(isinstance(one, dict) for one in documents(path))
+
+
+def test_the_dashboard_asks_for_what_the_service_tells(tmp_path: Path) -> None:
+    dashboard = json.loads((DEPLOY / "grafana/dashboards/cwm-rl.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"cwm_rl_\w+", target["expr"])
+    }
+    assert len(dashboard["panels"]) == len({panel["id"] for panel in dashboard["panels"]}) > 10
+    assert asked <= set(prometheus._FAMILIES)
+
+
+def test_what_prometheus_scrapes_is_its_format(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/ledger.sqlite").write_text("no database")
+    for ledger in new_ledger(tmp_path / "one"):
+        ledger.fault('a"\\\n', "kind", "")
+        families = {one.name: one for one in text_string_to_metric_families(prometheus.text(tmp_path, Hub()))}
+    states = {tuple(one.labels.values()): one.value for one in families["cwm_rl_run_state"].samples if one.value}
+    assert states == {("one", "running"): 1, ("two", "unreadable"): 1}
+    assert [one.value for one in families["cwm_rl_faults"].samples] == [1]
+    assert {one.labels["reason"] for one in families["cwm_rl_live_dropped"].samples} == {"slow", "behind"}
+
+
+def test_compose_publishes_on_loopback_and_has_no_secret() -> None:
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    assert set(compose["services"]) == {"head", "worker", "service", "prometheus", "grafana"}
+    for service in compose["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        for name, value in service.get("environment", {}).items():
+            if re.search("TOKEN|PASSWORD", name):
+                assert value.startswith("${") and ":?" in value, name
+        for volume in service["volumes"]:
+            if (source := volume.split(":")[0]).startswith("./") and not source.endswith("/token"):
+                assert (DEPLOY / source).exists(), source
+
+
+@pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.stem)
+def test_kuberay_takes_the_version_that_is_installed(path: Path) -> None:
+    (one,) = documents(path)
+    spec = one["spec"]["rayClusterSpec"] if one["kind"] == "RayJob" else one["spec"]
+    lock = (DEPLOY / "requirements/cpu.txt").read_text()
+    assert f"ray[default]=={spec['rayVersion']}" in lock or f"ray=={spec['rayVersion']}" in lock
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+        (container,) = group["template"]["spec"]["containers"]
+        volumes = {volume["name"] for volume in group["template"]["spec"]["volumes"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+        (token,) = [one for one in container["env"] if one["name"] == "RAY_AUTH_TOKEN"]
+        assert "secretKeyRef" in token["valueFrom"] and "value" not in token
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on the PATH")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    unit = (DEPLOY / "systemd/cwm-rl.service").read_text()
+    program = "/opt/cwm-rl/.venv/bin/cwm-rl"
+    assert program in unit
+    (tmp_path / "cwm-rl.service").write_text(unit.replace(program, "/bin/true").replace("User=cwm", "User=root"))
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "cwm-rl.service")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "cwm-rl.service" not in done.stderr, done.stderr
