@@ -549,43 +549,36 @@ def _image_build(options: argparse.Namespace) -> int:
 def _bench_sandbox(options: argparse.Namespace) -> int:
     from rl.bench import sandbox
 
-    found = asyncio.run(sandbox.bench(options.backend, sandbox.QUICK if options.quick else sandbox.Scale(), _say_aside))
-    print(json.dumps(found, indent=2) if options.json else sandbox.in_words(found))
-    return OK
+    scale = sandbox.QUICK if options.quick else sandbox.Scale()
+    return _measure(options, lambda: asyncio.run(sandbox.bench(options.backend, scale, _say_aside)), sandbox.in_words)
 
 
 def _bench_verifiers(options: argparse.Namespace) -> int:
     from rl.bench import verifiers
 
-    found = asyncio.run(verifiers.bench(verifiers.QUICK if options.quick else verifiers.Scale(), _say_aside))
-    print(json.dumps(found, indent=2) if options.json else verifiers.in_words(found))
-    return OK
+    scale = verifiers.QUICK if options.quick else verifiers.Scale()
+    return _measure(options, lambda: asyncio.run(verifiers.bench(scale, _say_aside)), verifiers.in_words)
 
 
 def _bench_rollouts(options: argparse.Namespace) -> int:
     from rl.bench import rollouts
 
     work = rollouts.Work(options.shape, options.streams, options.tokens, options.rounds)
-    return _print_bench(options, asyncio.run(rollouts.rollouts(work, _say_aside)), rollouts.in_words)
+    return _measure(options, lambda: asyncio.run(rollouts.rollouts(work, _say_aside)), rollouts.in_words)
 
 
 def _bench_weights(options: argparse.Namespace) -> int:
     from rl.bench import rollouts
 
     work = rollouts.Updates(options.shape, updates=options.updates)
-    return _print_bench(options, asyncio.run(rollouts.weights(work, _say_aside)), rollouts.in_words)
-
-
-def _print_bench(options: argparse.Namespace, found: dict[str, Any], in_words: Callable[[dict[str, Any]], str]) -> int:
-    print(json.dumps(found, indent=2) if options.json else in_words(found))
-    return OK
+    return _measure(options, lambda: asyncio.run(rollouts.weights(work, _say_aside)), rollouts.in_words)
 
 
 def _bench_service(options: argparse.Namespace) -> int:
     from rl.bench import service
 
     scale = service.Scale(options.episodes, options.steps, options.clients, options.frozen, options.seconds)
-    return _print_bench(options, service.bench(scale, _say_aside), service.in_words)
+    return _measure(options, lambda: service.bench(scale, _say_aside), service.in_words)
 
 
 def _bench_learner(options: argparse.Namespace) -> int:
@@ -605,8 +598,23 @@ def _bench_learner(options: argparse.Namespace) -> int:
         compile=options.compile,
         rival=not options.alone,
     )
-    found = learner.bench(work, _say_aside)
-    print(json.dumps(found, indent=2) if options.json else learner.in_words(found))
+    return _measure(options, lambda: learner.bench(work, _say_aside), learner.in_words)
+
+
+def _measure(
+    options: argparse.Namespace, measure: Callable[[], dict[str, Any]], in_words: Callable[[dict[str, Any]], str]
+) -> int:
+    """Print what a benchmark found, and on stdout nothing else: engines say things there, from their processes too."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        found = measure()
+        sys.stdout.flush()
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    print(json.dumps(found, indent=2) if options.json else in_words(found))
     return OK
 
 

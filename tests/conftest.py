@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Set before anything that reads them is imported, and inherited by every process that a test starts.
 os.environ |= {
@@ -16,6 +17,8 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
 }
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")  # a busy machine is no failure
 os.environ.pop("RAY_ADDRESS", None)  # tests never join a cluster that somebody works on
 
 

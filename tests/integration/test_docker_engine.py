@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import subprocess
@@ -22,6 +23,13 @@ pytestmark = [
 ]
 DISK = 700 << 20
 """Bytes; the base image takes more than a third of it."""
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What the SDK dropped is found here, and not in the midst of another test."""
+    yield
+    gc.collect()
 
 
 class Engine:

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rl.algorithm.advantages import ADVANTAGES, cwm
 
-unhurried = settings(deadline=None)  # a busy machine is no failure
 MEMBERS = st.lists(st.tuples(st.floats(-1, 1, width=32), st.integers(1, 5000)), min_size=2, max_size=16)
 
 
@@ -40,7 +39,6 @@ def test_every_estimator_has_a_reference() -> None:
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)
-@unhurried
 @given(members=MEMBERS)
 def test_agrees_with_its_reference(name: str, members: list[tuple[float, int]]) -> None:
     rewards, lengths = zip(*members, strict=True)
@@ -52,13 +50,11 @@ def test_agrees_with_its_reference(name: str, members: list[tuple[float, int]]) 
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)
-@unhurried
 @given(reward=st.floats(-1, 1, width=32), lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=16))
 def test_equal_rewards_give_exact_zeros(name: str, reward: float, lengths: list[int]) -> None:
     assert ADVANTAGES[name](torch.full((len(lengths),), reward), torch.tensor(lengths)).tolist() == [0.0] * len(lengths)
 
 
-@unhurried
 @given(members=MEMBERS)
 def test_cwm_is_centred_over_tokens(members: list[tuple[float, int]]) -> None:
     rewards, lengths = (torch.tensor(column) for column in zip(*members, strict=True))
@@ -66,7 +62,6 @@ def test_cwm_is_centred_over_tokens(members: list[tuple[float, int]]) -> None:
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)
-@unhurried
 @given(members=MEMBERS)
 def test_the_order_of_members_does_not_matter(name: str, members: list[tuple[float, int]]) -> None:
     rewards, lengths = (torch.tensor(column) for column in zip(*members, strict=True))

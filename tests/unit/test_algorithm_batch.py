@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rl.algorithm.batch import cut, teaching_tokens
@@ -23,9 +23,6 @@ from rollout_workers.trajectory import (
 )
 from verifiers.task import Submission
 from verifiers.verdict import Verdict
-
-unhurried = settings(deadline=None)  # a busy machine is no failure
-
 
 KEY = EpisodeKey(1, 0, 0)
 
@@ -105,7 +102,6 @@ def test_partition_drops_members_then_groups() -> None:
 MEMBER = st.tuples(st.sampled_from([-1.0, 0.0, 1.0]), st.builds(completion, st.integers(0, 5), st.integers(0, 6)))
 
 
-@unhurried
 @given(st.lists(st.lists(MEMBER, max_size=5), max_size=6), st.integers(0, 6))
 def test_partition_loses_nobody_and_names_nobody_twice(
     seats: list[list[tuple[float, Completion]]], max_lag: int
@@ -144,7 +140,6 @@ def test_capacity_by_hand() -> None:
     assert capacity(max_lag=0, episodes_per_step=8, pending=0, running=0) == 8
 
 
-@unhurried
 @given(st.integers(0, 4), st.integers(1, 8), st.data())
 def test_nobody_whom_capacity_admits_gets_too_old(max_lag: int, per_step: int, data: st.DataObject) -> None:
     """A queue in order of start: each step trains the oldest, and publishes one version."""

@@ -5,14 +5,13 @@ from random import Random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from rl.algorithm.advantages import cwm
 from rl.algorithm.losses import STATISTICS, clipped_surrogate, statistics
 
-unhurried = settings(deadline=None)  # a busy machine is no failure
 BOUNDS = {"low": 0.2, "high": 0.25}
 CWM = BOUNDS | {"norm": 8.0}
 TOKEN = st.tuples(st.floats(-4, 0, width=32), st.floats(-4, 0, width=32), st.floats(-2, 2, width=32), st.booleans())
@@ -42,14 +41,12 @@ def slow(batch: Batch) -> float:
     return -total / CWM["norm"]
 
 
-@unhurried
 @given(TOKENS)
 def test_agrees_with_a_slow_reference(tokens: list[tuple[float, float, float, bool]]) -> None:
     batch = tensors(tokens)
     assert clipped_surrogate(*batch, **CWM).item() == pytest.approx(slow(batch), rel=1e-4, abs=1e-5)
 
 
-@unhurried
 @given(TOKENS, st.integers(0, 24))
 def test_splitting_a_batch_changes_neither_the_sum_nor_the_gradient(
     tokens: list[tuple[float, float, float, bool]], where: int
@@ -61,7 +58,6 @@ def test_splitting_a_batch_changes_neither_the_sum_nor_the_gradient(
     torch.testing.assert_close(torch.cat([gradient(left), gradient(right)]), gradient(batch))
 
 
-@unhurried
 @given(TOKENS, st.randoms(use_true_random=False))
 def test_the_order_of_tokens_does_not_matter(tokens: list[tuple[float, float, float, bool]], random: Random) -> None:
     batch = tensors(tokens)
@@ -70,7 +66,6 @@ def test_the_order_of_tokens_does_not_matter(tokens: list[tuple[float, float, fl
     torch.testing.assert_close(gradient(shuffled), gradient(batch)[order])
 
 
-@unhurried
 @given(TOKENS)
 def test_context_gets_no_gradient_and_its_values_do_not_matter(tokens: list[tuple[float, float, float, bool]]) -> None:
     logp, behaviour, advantage, mask = tensors(tokens)

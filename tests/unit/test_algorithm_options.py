@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -16,7 +16,6 @@ from rl.algorithm.losses import cispo, clipped_surrogate, decoupled, dppo_tv, gs
 from rl.config import AlgorithmConfig
 from rl.learner.objective import Objective
 
-unhurried = settings(deadline=None)
 LOW, HIGH, NORM, CAP, FLOOR, APART = 0.2, 0.25, 8.0, 2.0, 0.5, 0.2
 TOKEN = st.tuples(*[st.floats(-4, -1 / 128, width=32)] * 3, st.floats(-2, 2, width=32), st.booleans())
 TOKENS = st.lists(TOKEN, min_size=1, max_size=24)
@@ -53,7 +52,6 @@ def with_gradient(loss: Callable[[Tensor], Tensor], logp: Tensor) -> tuple[float
 
 
 @pytest.mark.parametrize("correction", ["decoupled", "tis", "icepop", "mis"])
-@unhurried
 @given(TOKENS)
 def test_decoupled(correction: Any, tokens: list[Any]) -> None:
     columns = tensors(tokens)
@@ -66,7 +64,6 @@ def test_decoupled(correction: Any, tokens: list[Any]) -> None:
     assert decoupled(*columns, **bounds).item() == pytest.approx(by_hand(slow, columns), rel=1e-3, abs=1e-4)
 
 
-@unhurried
 @given(TOKENS)
 def test_decoupled_at_the_sampler_is_the_clipped_surrogate(tokens: list[Any]) -> None:
     logp, _, behaviour, advantage, mask = tensors(tokens)
@@ -77,7 +74,6 @@ def test_decoupled_at_the_sampler_is_the_clipped_surrogate(tokens: list[Any]) ->
     torch.testing.assert_close(same, clipped_surrogate(logp, behaviour, advantage, mask, **bounds))
 
 
-@unhurried
 @given(TOKENS)
 def test_cispo(tokens: list[Any]) -> None:
     logp, _, behaviour, advantage, mask = tensors(tokens)
@@ -91,7 +87,6 @@ def test_cispo(tokens: list[Any]) -> None:
     torch.testing.assert_close(gradient, -torch.where(mask, weights * advantage, 0.0) / NORM)
 
 
-@unhurried
 @given(TOKENS)
 def test_dppo_tv(tokens: list[Any]) -> None:
     logp, _, behaviour, advantage, mask = tensors(tokens)
@@ -108,7 +103,6 @@ def test_dppo_tv(tokens: list[Any]) -> None:
     assert value == pytest.approx(by_hand(slow, (logp, behaviour, advantage, mask)), rel=1e-3, abs=1e-4)
 
 
-@unhurried
 @given(TOKENS, st.integers(1, 23), st.integers(0, 24))
 def test_gspo_in_any_pieces(tokens: list[Any], row: int, piece: int) -> None:
     """Two rows; the loss is asked for in two pieces that need not be the rows."""

@@ -19,7 +19,7 @@ from rollout_workers.trajectory import Completion, Context, Trajectory
 WINDOW = 8
 TEMPERATURE = 0.7
 LENGTHS = [[1], [2], [1, 1, 1], [5, 3, 1], [7], [8], [9], [16, 16], [17, 1, 40], [8, 9, 7, 1, 33, 2], [33, 32, 5]]
-unhurried = settings(deadline=None, max_examples=15)
+brief = settings(max_examples=15)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_log_probabilities_are_those_of_each_row_alone(path: Path, lengths: list
             torch.testing.assert_close(found, alone(path, one), atol=1e-5, rtol=1e-5)
 
 
-@unhurried
+@brief
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_log_probabilities_of_any_rows(path: Path, lengths: list[int], seed: int) -> None:
     rows = rows_of(lengths, seed)

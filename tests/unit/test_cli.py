@@ -82,7 +82,7 @@ def test_a_dry_run_shows_the_whole_configuration_and_starts_nothing(
         ("data.dir=/nowhere", "/nowhere/tasks.jsonl: there is no such file"),
         ("verifiers.math.maths=1", "no verifier is called 'maths': did you mean 'math'?"),
         ("verifiers.mathh.math=1", "[verifiers.mathh] is of no verifier that a task could name: did you mean 'math'?"),
-        ("verifiers.math.math=-1", "the weight of verifier 'math' must be positive"),
+        ("verifiers.math.math=-1", "verifiers.math.math.weight: input should be greater than 0, not -1"),
         ("data.sources.0.verifier=mathh", "no verifier is called 'mathh'"),
         ("data.sources.0.columns={ prompt = 'question' }", "tasks.jsonl, line 1, column 'question': missing"),
     ],

@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 import torch
 from fakes import TINY, tiny_model
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rl.init_model import SPECIAL_TOKENS, InitModel, InitModelError, digest, init_model
 
 CORPUS = "What is 7 + 5?\nWrite a Python function.\n" * 20
-unhurried = settings(deadline=None)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,6 @@ def test_the_number_of_parameters_is_told(tmp_path: Path) -> None:
     assert size == sum(parameter.numel() for parameter in model.parameters())
 
 
-@unhurried
 @given(text=st.text())
 def test_any_text_comes_back(tokenizer: Any, text: str) -> None:
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]

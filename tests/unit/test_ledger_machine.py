@@ -156,4 +156,4 @@ class Lives(RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(deadline=None, max_examples=25, stateful_step_count=30)
+TestLives.settings = settings(max_examples=25, stateful_step_count=30)

@@ -70,7 +70,7 @@ def test_the_list_of_routes_is_whole(document: Any) -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_answer_is_documented(route: str, client: TestClient, document: Any, data: st.DataObject) -> None:
     known = {"run": "one", "group": "1", "index": "0", "attempt": "0"}

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from rollout_workers.weights import WeightsError, WeightsRef, check, replacing
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_whole_file_is_accepted(tmp_path: Path, whole: bytes) -> None:
     check(WeightsRef(7, str(path)))
 
 
-@unhurried
+@in_one_folder
 @given(share=st.floats(0, 1, exclude_max=True))
 @example(share=0.0)
 def test_a_truncated_file_is_refused(tmp_path: Path, whole: bytes, share: float) -> None:
@@ -60,7 +60,7 @@ def test_a_file_cut_in_its_first_bytes_is_refused(tmp_path: Path, whole: bytes, 
     refused(path)
 
 
-@unhurried
+@in_one_folder
 @given(tail=st.binary(min_size=1, max_size=20))
 def test_an_overlong_file_is_refused(tmp_path: Path, whole: bytes, tail: bytes) -> None:
     path = tmp_path / "w"
@@ -73,7 +73,7 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
     assert "cannot be read" in refused(tmp_path)
 
 
-@unhurried
+@in_one_folder
 @given(data=st.binary(max_size=100))
 def test_noise_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "w"
