@@ -199,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     bench_rollouts.add_argument("--streams", type=int, default=64)
     bench_rollouts.add_argument("--tokens", type=int, default=128, help="of each stream")
     bench_rollouts.add_argument("--rounds", type=int, default=5)
+    bench_rollouts.add_argument("--update-every", type=float, default=1.0, metavar="SECONDS")
     bench_rollouts.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
     bench_weights = add("weights", _bench_weights, "An update of the weights under running requests.", benches)
     bench_weights.add_argument("--shape", choices=("nano", "3m", "500m"), default="3m")
@@ -563,7 +564,9 @@ def _bench_verifiers(options: argparse.Namespace) -> int:
 def _bench_rollouts(options: argparse.Namespace) -> int:
     from rl.bench import rollouts
 
-    work = rollouts.Work(options.shape, options.streams, options.tokens, options.rounds)
+    work = rollouts.Work(
+        options.shape, options.streams, options.tokens, rounds=options.rounds, update_every=options.update_every
+    )
     return _measure(options, lambda: asyncio.run(rollouts.rollouts(work, _say_aside)), rollouts.in_words)
 
 

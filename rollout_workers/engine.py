@@ -53,7 +53,10 @@ class EngineError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One reply: its tokens, cut where the weights changed, and whether it sampled an end token."""
+    """One reply: its tokens, cut where the weights changed, and whether it sampled an end token.
+
+    The first cut may stand before the first token: then the prompt may have been read under the older weights.
+    """
 
     completions: tuple[Completion, ...]
     ended: bool
@@ -129,6 +132,8 @@ class Engine:
         try:
             yield engine
         finally:
+            if llm.output_handler is not None:
+                llm.output_handler.cancel()  # it would log the engine's end as a failure
             await asyncio.to_thread(llm.shutdown)
             llm.shutdown = lambda *_, **__: None  # its destructor does it again, and fails where Python is ending
 
@@ -144,17 +149,16 @@ class Engine:
 
         `greedy` takes the likeliest token each time; its log-probabilities are those of that policy, all 0.
         """
-        while True:
-            await self._open.wait()
-            if self._failure is not None:
-                raise self._failure
-            version = self.version
-            temperature = 0.0 if greedy else self._temperature
-            sampled = await self._sample(prompt, max_tokens, temperature, salt=version)
-            # A request that was prefilled before a swap and sampled after it would hold cached keys of older weights
-            # than its label says. It has told us nothing yet that its content depends on: sample it again.
-            if self._config.kv == "recompute" or not sampled.completions or sampled.completions[0].version == version:
-                return sampled
+        await self._open.wait()
+        if self._failure is not None:
+            raise self._failure
+        version = self.version
+        sampled = await self._sample(prompt, max_tokens, 0.0 if greedy else self._temperature, salt=version)
+        if self._config.kv == "keep" and sampled.completions and sampled.completions[0].version != version:
+            # The weights changed before its first token: the cached keys of its prompt may be of the older ones, and
+            # only a reply of one version promises that they are not.
+            return Sampled((Completion((), (), version), *sampled.completions), sampled.ended)
+        return sampled
 
     async def _sample(self, prompt: Sequence[int], max_tokens: int, temperature: float, salt: int) -> Sampled:
         from vllm import SamplingParams

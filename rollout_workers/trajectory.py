@@ -102,7 +102,7 @@ class Episode:
         """Versions of the weights that sampled it, first to last, without repeats in a row."""
         found: list[int] = []
         for completion in self.completions:
-            if not found or found[-1] != completion.version:
+            if completion.tokens and (not found or found[-1] != completion.version):
                 found.append(completion.version)
         return tuple(found)
 

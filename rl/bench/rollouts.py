@@ -4,9 +4,10 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -26,6 +27,7 @@ SHAPES: Final = {
 PROMPT_TOKENS: Final = 32
 
 Say = Callable[[str], None]
+_numbers = count()
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Work:
     shape: str = "nano"
     streams: int = 64
     tokens: int = 128
+    replies: int = 4
+    """Of each stream, one after the other, in a round."""
     rounds: int = 5
     """Of each kind, by turns; the median counts."""
     update_every: float = 1.0
@@ -73,9 +77,17 @@ async def rollouts(work: Work, say: Say) -> dict[str, Any]:
     say(f"starting an engine on {work.shape} …")
     async with _served(work.shape, work.streams) as (engine, weights):
         prompts, versions = _prompts(work.streams), count(1)
+
+        async def streams(sample: Callable[[list[int], int], Awaitable[object]]) -> None:
+            async def one(prompt: list[int]) -> None:
+                for _ in range(work.replies):
+                    await sample(prompt, work.tokens)
+
+            await asyncio.gather(*map(one, prompts))
+
         kinds: dict[str, Callable[[], Awaitable[object]]] = {
-            "raw": lambda: asyncio.gather(*(_raw(engine, prompt, work.tokens) for prompt in prompts)),
-            "ours": lambda: asyncio.gather(*(engine.sample(prompt, work.tokens) for prompt in prompts)),
+            "raw": lambda: streams(partial(_raw, engine)),
+            "ours": lambda: streams(engine.sample),
         }
         kinds["updated"] = lambda: _updated(kinds["ours"], engine, weights, versions, work.update_every)
         for kind in kinds.values():
@@ -86,7 +98,7 @@ async def rollouts(work: Work, say: Say) -> dict[str, Any]:
             for name, kind in kinds.items():
                 began = time.monotonic()
                 await kind()
-                speeds[name].append(work.streams * work.tokens / (time.monotonic() - began))
+                speeds[name].append(work.streams * work.replies * work.tokens / (time.monotonic() - began))
         raw, ours, updated = (statistics.median(speeds[name]) for name in ("raw", "ours", "updated"))
         return {
             "rollouts": {
@@ -115,25 +127,28 @@ async def _raw(engine: Engine, prompt: list[int], tokens: int) -> None:
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
     request = {"prompt_token_ids": prompt}
-    async for _ in engine._llm.generate(request, params, request_id=f"raw-{time.monotonic_ns()}-{id(prompt)}"):
+    async for _ in engine._llm.generate(request, params, request_id=f"raw-{next(_numbers)}"):
         pass
 
 
 async def _updated(
-    sample: Callable[[], Awaitable[object]], engine: Engine, weights: Path, versions: Any, every: float
+    sample: Callable[[], Awaitable[object]], engine: Engine, weights: Path, versions: Iterator[int], every: float
 ) -> None:
+    sampled = asyncio.Event()
+
     async def updates() -> None:
-        while True:
-            await engine.swap(WeightsRef(next(versions), str(weights)))
-            await asyncio.sleep(every)
+        while not sampled.is_set():
+            try:
+                await asyncio.wait_for(sampled.wait(), every)
+            except TimeoutError:
+                await engine.swap(WeightsRef(next(versions), str(weights)))
 
     updating = asyncio.create_task(updates())
     try:
         await sample()
     finally:
-        updating.cancel()
-        with suppress(asyncio.CancelledError):
-            await updating
+        sampled.set()  # no cancelling: half an update would leave the engine paused
+        await updating
 
 
 async def weights(work: Updates, say: Say) -> dict[str, Any]:
