@@ -205,6 +205,11 @@ def _parser() -> argparse.ArgumentParser:
     bench_weights.add_argument("--shape", choices=("nano", "3m", "500m"), default="3m")
     bench_weights.add_argument("--updates", type=int, default=20)
     bench_weights.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
+    bench_async = add("async", _bench_async, "What it is worth that nobody waits: whole runs, slow tools.", benches)
+    bench_async.add_argument("--mean", type=float, default=0.5, metavar="SECONDS", help="of a tool call, log-normal")
+    bench_async.add_argument("--slots", type=int, nargs="+", default=(192, 320), help="tried in turn; the best counts")
+    bench_async.add_argument("--steps", type=int, default=30)
+    bench_async.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
     bench_service = add("service", _bench_service, "Reading routes and the live stream, on a long run.", benches)
     bench_service.add_argument("--episodes", type=int, default=100_000)
     bench_service.add_argument("--steps", type=int, default=2_000)
@@ -568,6 +573,14 @@ def _bench_rollouts(options: argparse.Namespace) -> int:
         options.shape, options.streams, options.tokens, rounds=options.rounds, update_every=options.update_every
     )
     return _measure(options, lambda: asyncio.run(rollouts.rollouts(work, _say_aside)), rollouts.in_words)
+
+
+def _bench_async(options: argparse.Namespace) -> int:
+    from rl.bench import asynchrony
+
+    waiting = max(asynchrony.SKIPPED + 1, options.steps // 3)
+    work = asynchrony.Work(options.mean, slots=tuple(options.slots), steps=options.steps, waiting_steps=waiting)
+    return _measure(options, lambda: asyncio.run(asynchrony.bench(work, _say_aside)), asynchrony.in_words)
 
 
 def _bench_weights(options: argparse.Namespace) -> int:

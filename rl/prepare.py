@@ -13,7 +13,7 @@ from rl.ledger import Ledger
 from rl.progress import Say
 from rl.tasks.files import load
 from rl.tasks.stream import FilePool, GeneratedPool, Pool
-from rollout_workers.environments import ENVIRONMENTS
+from rollout_workers import environments
 from rollout_workers.weights import replacing
 from verifiers.combine import Combined, Part
 from verifiers.errors import UserError
@@ -61,9 +61,7 @@ def _checker(config: Config) -> Callable[[Task], None]:
     checkers: dict[str, Combined] = {}
 
     def check(task: Task) -> None:
-        if task.environment not in ENVIRONMENTS:
-            known = ", ".join(sorted(ENVIRONMENTS))
-            raise ValueError(f"there is no environment '{task.environment}': known are {known}")
+        environments.find(task.environment)
         if task.verifier not in checkers:
             checkers[task.verifier] = Combined(recipe(config, task.verifier))
         checkers[task.verifier].check_task(task)

@@ -30,6 +30,8 @@ class Rollouts:
         self._inbox = inbox
         self._running = 0
         """Members of groups that have not closed."""
+        self._gathering = False
+        """Without lag: whether the episodes of a wave are still being started."""
         self._ended = asyncio.Event()
 
     async def run(self) -> None:
@@ -49,6 +51,8 @@ class Rollouts:
         config = self._config
         if self._fleet.least_loaded().acting >= config.rollout.slots:
             return False
+        if config.algorithm.max_lag == 0:
+            return self._in_a_wave()
         if self._inbox.starving:
             return self._running < 2 * config.rollout.slots * config.rollout.workers
         room = capacity(
@@ -58,6 +62,14 @@ class Rollouts:
             running=self._running,
         )
         return room > 0
+
+    def _in_a_wave(self) -> bool:
+        """Nothing may lag: when the learner waits and nothing runs, every slot is filled, and then all end first."""
+        if self._running == 0:
+            self._gathering = self._inbox.starving
+        elif self._running >= self._config.rollout.slots * self._config.rollout.workers:
+            self._gathering = False
+        return self._gathering
 
     async def _group(self, task: Task, worker: Worker) -> None:
         size, seconds = self._config.algorithm.group_size, self._config.guard.group_seconds

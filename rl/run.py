@@ -148,7 +148,7 @@ class Run:
 async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) -> dict[str, Any]:
     """Train from where the run stands to its last step; write and return the report. Raises what any part raises."""
     started = time.monotonic()
-    async with _opened(config, directory, pools, say) as run:
+    async with opened(config, directory, pools, say) as run:
         loop_started, began = time.monotonic(), time.time()
         await run.evaluate("before")
         train_started = time.monotonic()
@@ -182,7 +182,7 @@ async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) 
 
 
 @asynccontextmanager
-async def _opened(config: Config, directory: Path, pools: list[Pool], say: Say) -> AsyncIterator[Run]:
+async def opened(config: Config, directory: Path, pools: list[Pool], say: Say) -> AsyncIterator[Run]:
     """Ledger, cluster, learner and workers; on leaving, all of them ended."""
     base = base_model(config, directory)
     renderer = Renderer.load(base, reasoning=config.rollout.reasoning)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rollout_workers.clock import Clock
 from rollout_workers.engine import EngineError, Sampled
-from rollout_workers.environments import ENVIRONMENTS, Environment, Left
+from rollout_workers.environments import Environment, Left, find
 from rollout_workers.renderer import Renderer
 from rollout_workers.trajectory import (
     Context,
@@ -42,7 +42,7 @@ async def run_episode(
     if len(prompt) > task.limits.prompt_tokens or len(prompt) >= task.limits.tokens:
         return Failed(key, FailureReason.PROMPT_TOO_LONG, f"the prompt of task {task.id} has {len(prompt)} tokens")
     try:
-        async with asyncio.timeout(task.limits.seconds), ENVIRONMENTS[task.environment](task, sandboxes) as environment:
+        async with asyncio.timeout(task.limits.seconds), find(task.environment)(task, sandboxes) as environment:
             talk = _Talk(task, prompt, renderer)
             stop = await talk.run(sampler, environment, clock)
             files = dict(environment.files)
@@ -80,7 +80,7 @@ class _Talk:
             with clock.time("sampling"):
                 reply = await sampler.sample(self._tokens, room)
             self._add_reply(reply)
-            if not reply.ended:
+            if not (reply.ended or self._limits.answer_cut):
                 return StopReason.TOKENS
             with clock.time("tool"):
                 try:
@@ -90,7 +90,7 @@ class _Talk:
                     return StopReason.SANDBOX
             if answer is None:
                 return StopReason.DONE
-            if turn < self._limits.turns and not self._add_answer(answer):
+            if turn < self._limits.turns and not self._add_answer(answer, ended=reply.ended):
                 return StopReason.TOKENS
         return StopReason.TURNS
 
@@ -102,10 +102,10 @@ class _Talk:
         self.reply = self._renderer.decode(tokens)
         self.messages.append(Message("assistant", self.reply))
 
-    def _add_answer(self, answer: Message) -> bool:
+    def _add_answer(self, answer: Message, *, ended: bool) -> bool:
         """False, and nothing added, where it would leave no room for another reply."""
         answer = Message(answer.role, self._renderer.cut(answer.content, self._limits.tool_tokens))
-        bridge = self._renderer.bridge(self.messages, [answer], ended=True)
+        bridge = self._renderer.bridge(self.messages, [answer], ended=ended)
         if len(self._tokens) + len(bridge) >= self._limits.tokens:
             return False
         self.segments.append(Context(bridge))

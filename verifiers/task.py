@@ -26,6 +26,8 @@ class Limits:
     """Tokens of the whole trajectory, prompt and tool output included."""
     reply_tokens: int = 1024
     """Tokens of one reply."""
+    answer_cut: bool = False
+    """Whether a reply that is cut there is answered like one that ended; else it ends the episode."""
     prompt_tokens: int = 2048
     """Tokens of the first prompt; a longer one is dropped, never cut."""
     tool_tokens: int = 1024

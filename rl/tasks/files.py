@@ -39,6 +39,8 @@ class LimitsOverride(BaseModel):
     """Tokens of the whole trajectory."""
     reply_tokens: int | None = Field(None, gt=0)
     """Tokens of one reply."""
+    answer_cut: bool | None = None
+    """Whether a reply that is cut there is answered like one that ended; else it ends the episode."""
     prompt_tokens: int | None = Field(None, gt=0)
     """Tokens of the first prompt."""
     tool_tokens: int | None = Field(None, gt=0)

@@ -289,7 +289,7 @@ async def test_a_resumed_run_admits_by_the_batches_it_took_itself(ledger: Ledger
     async def act(key: EpisodeKey, task: Task) -> Episode | Failed:
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
-    settings = config("algorithm.max_lag=0", "algorithm.token_budget=18", slots=20)  # three groups of 6 tokens
+    settings = config("algorithm.max_lag=1", "algorithm.token_budget=18", slots=20)  # three groups of 6 tokens
     inbox = Kept(settings, ledger)
     for _ in range(3):
         await inbox.put(closed_group(ledger, 1.0, 0.0))
@@ -301,7 +301,7 @@ async def test_a_resumed_run_admits_by_the_batches_it_took_itself(ledger: Ledger
         await asyncio.sleep(0.3)
         started = reader.groups - before
     await stopped(rolling)
-    assert started == 3
+    assert started == 6
 
 
 async def test_a_group_that_waits_for_a_straggler_counts_whole(ledger: Ledger) -> None:
@@ -312,14 +312,37 @@ async def test_a_group_that_waits_for_a_straggler_counts_whole(ledger: Ledger) -
             await asyncio.Event().wait()
         return episode_of(key)
 
-    settings = config("algorithm.max_lag=0", size=4)  # room for one group
+    settings = config("algorithm.max_lag=1", size=4)  # room for two groups
     rollouts = Rollouts(settings, endless(), FakeFleet(act, 4), ledger, Kept(settings, ledger))  # type: ignore[arg-type]
     rolling = asyncio.create_task(rollouts.run())
     await asyncio.sleep(0.3)
     with Reader(ledger.path) as reader:
         started = reader.groups
     await stopped(rolling)
-    assert started == 1
+    assert started == 2
+
+
+async def test_without_lag_a_wave_ends_before_the_next_begins(ledger: Ledger) -> None:
+    held = asyncio.Event()
+
+    async def act(key: EpisodeKey, task: Task) -> Episode | Failed:
+        if key.group == 2:
+            await held.wait()
+        return episode_of(key)
+
+    settings = config("algorithm.max_lag=0")  # two groups fill the slots
+    inbox = Kept(settings, ledger)
+    rolling = asyncio.create_task(Rollouts(settings, endless(), FakeFleet(act, 4), ledger, inbox).run())  # type: ignore[arg-type]
+    with Reader(ledger.path) as reader:
+        await asyncio.sleep(0.2)
+        assert reader.groups == 0  # no learner waits
+        learner = asyncio.create_task(inbox.take())
+        await until(lambda: len(inbox.groups) == 1)
+        await asyncio.sleep(0.2)
+        assert reader.groups == 2
+        held.set()
+        await until(lambda: reader.groups >= 4)
+    await stopped(learner, rolling)
 
 
 async def test_a_fleet_that_gives_up_ends_the_run(ledger: Ledger) -> None:

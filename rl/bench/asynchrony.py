@@ -1,0 +1,221 @@
+"""`cwm-rl bench async`: what it is worth that nobody waits. Whole runs, with tools that take their time and without."""
+
+import asyncio
+import math
+import random
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+from zlib import crc32
+
+from rl import prepare, run
+from rl.config import Config, validated
+from rl.inbox import Batch
+from rl.ledger import Reader
+from rl.rollouts import Rollouts
+from rollout_workers.environments import Left
+from verifiers.sandbox import Sandboxes
+from verifiers.task import Limits, Message, Submission, Task
+from verifiers.verdict import Verdict
+
+TURNS: Final = 6
+REPLY: Final = 16
+"""Tokens."""
+EPISODES: Final = 64
+"""Of a batch."""
+GROUP: Final = 8
+LAG: Final = 8
+NO_LIMIT: Final = 1000
+SKIPPED: Final = 3
+"""Steps at the start, in which slots fill and averages form."""
+
+VERIFIER: Final = f"{__name__}:Checksum"
+ENVIRONMENT: Final = f"{__name__}:slow"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is compared."""
+
+    mean: float = 0.5
+    """Seconds of a tool call, log-normal."""
+    sigma: float = 1.0
+    slots: tuple[int, ...] = (192, 320)
+    """Tried asynchronously; the best one counts. Without lag a batch fills them, and more would be thrown away."""
+    steps: int = 30
+    waiting_steps: int = 10
+    """Of the run that waits."""
+    alone: int = 5
+    """Batches that are sampled, and learnt, with nothing else going on."""
+
+
+class Slow:
+    """A tool that sleeps."""
+
+    files: Mapping[str, bytes] = {}
+
+    def __init__(self, mean: float, sigma: float) -> None:
+        self._mean, self._sigma = mean, sigma
+
+    async def respond(self, reply: str, left: Left) -> Message:
+        """An answer, later."""
+        if self._mean:
+            # The mean of exp N(μ, σ²) is exp(μ + σ²/2).
+            await asyncio.sleep(random.lognormvariate(math.log(self._mean) - self._sigma**2 / 2, self._sigma))
+        return Message("tool: wait", "done")
+
+
+@asynccontextmanager
+async def slow(task: Task, sandboxes: Sandboxes) -> AsyncIterator[Slow]:
+    """The environment of the tasks below."""
+    yield Slow(task.visible["mean"], task.visible["sigma"])
+
+
+class Waits:
+    """Tasks with such a tool, as a `rl.tasks.stream.Pool`."""
+
+    domain = "wait"
+    verifiers = frozenset({VERIFIER})
+
+    def __init__(self, mean: float, sigma: float) -> None:
+        self._visible = {"mean": mean, "sigma": sigma}
+
+    def task(self, number: int) -> Task:
+        """All alike."""
+        return Task(
+            f"wait/{number}",
+            self.domain,
+            (Message("user", f"Wait. {number % 1000}"),),
+            VERIFIER,
+            environment=ENVIRONMENT,
+            visible=self._visible,
+            limits=Limits(turns=TURNS, tokens=320, reply_tokens=REPLY, answer_cut=True),
+        )
+
+    def drawn(self, counts: Mapping[str, int]) -> int:
+        """Nothing is resumed."""
+        return 0
+
+
+class Checksum:
+    """Rewards that differ within every group, and teach nothing."""
+
+    lowest = -1.0
+
+    def check_task(self, task: Task) -> None:
+        """Any will do."""
+
+    async def verify(self, task: Task, submission: Submission, sandboxes: Sandboxes) -> Verdict:
+        """By the reply alone."""
+        reward = crc32(submission.reply.encode()) / 2**31 - 1
+        return Verdict.scored(reward, correct=reward > 0)
+
+
+async def bench(work: Work, say: Say) -> dict[str, Any]:
+    """All of it. Raises what a run raises."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        say("sampling alone, and learning alone …")
+        alone = await _alone(_config(place, "alone", max(work.slots), NO_LIMIT, 1), work.alone)
+        found: dict[str, Any] = {f"alone_{name}_tokens_per_s": speed for name, speed in alone.items()}
+        for kind, tasks in (("", Waits(work.mean, work.sigma)), ("nolatency_", Waits(0, 0))):
+            say(f"{kind}waiting …")
+            waiting = await _speed(_config(place, f"{kind}sync", EPISODES, 0, work.waiting_steps), tasks)
+            best, slots = 0.0, 0
+            for tried in work.slots:
+                say(f"{kind}not waiting, {tried} slots …")
+                speed = await _speed(_config(place, f"{kind}async-{tried}", tried, LAG, work.steps), tasks)
+                best, slots = max((best, slots), (speed, tried))
+            found |= {
+                f"{kind}sync_tokens_per_s": waiting,
+                f"{kind}async_tokens_per_s": best,
+                f"{kind}slots": slots,
+                f"{kind}ratio": best / waiting,
+            }
+        bound = min(alone.values())
+        return {"async": found | {"bound_tokens_per_s": bound, "bound_ratio": found["async_tokens_per_s"] / bound}}
+
+
+def _config(place: Path, name: str, slots: int, max_lag: int, steps: int) -> Config:
+    """The demo's model and machine."""
+    tree = {
+        "run": {"id": name, "directory": str(place), "steps": steps},
+        "model": {
+            "dtype": "float32",
+            "init": {"hidden_size": 128, "layers": 3, "context": 512, "vocab_size": 768, "sliding_window": 512},
+        },
+        "data": {"sources": [{"path": "of `Waits`"}]},
+        "rollout": {
+            "slots": slots,
+            "engine": {"context": 512, "kv_cache_gib": 0.5, "cores": [0]},
+            "sandbox": {"backend": "bubblewrap"},
+        },
+        # Nine tenths of a batch's tokens: an end token that is sampled early takes a few away.
+        "algorithm": {
+            "group_size": GROUP,
+            "norm": 128,
+            "token_budget": EPISODES * TURNS * REPLY * 9 // 10,
+            "max_lag": max_lag,
+        },
+        "learner": {"lr": 1e-6, "microbatch_tokens": 4096, "threads": 1, "cores": [1]},
+        "checkpoint": {"every": 1000, "keep": 1},
+        "guard": {"gap_versions": 0},
+    }
+    return validated(Config, tree, "bench async")
+
+
+async def _speed(config: Config, tasks: Waits) -> float:
+    """Tokens trained a second, from the ledger, once the run is under way."""
+    directory = prepare.create(config, _unsaid)
+    await run.execute(config, directory, [tasks], _unsaid)
+    with Reader(directory) as reader:
+        steps = reader.steps()
+    first, *rest = steps[SKIPPED - 1 :]
+    return sum(step.sampled_tokens for step in rest) / (rest[-1].at - first.at)
+
+
+async def _alone(config: Config, batches: int) -> dict[str, float]:
+    """Tokens a second of an engine that nothing holds up, and of a learner that has all it needs."""
+    directory = prepare.create(config, _unsaid)
+    tasks = Waits(0, 0)
+    async with run.opened(config, directory, [tasks], _unsaid) as opened:
+        await opened.fleet.serve()
+        opened.ledger.publish(0)
+        endless = map(tasks.task, count())
+        rollouts = Rollouts(config, endless, opened.fleet, opened.ledger, opened.inbox)
+        sampling = asyncio.create_task(rollouts.run())
+        taken: list[Batch] = [await opened.take() for _ in range(2)]
+        began, tokens = time.monotonic(), 0
+        for _ in range(batches):
+            taken.append(await opened.take())
+            tokens += _sampled(taken[-1])
+        sampled = tokens / (time.monotonic() - began)
+        sampling.cancel()
+        await asyncio.wait({sampling})
+        await opened.learn(taken[0])
+        began = time.monotonic()
+        for batch in taken[1:]:
+            await opened.learn(batch)
+        learnt = sum(map(_sampled, taken[1:])) / (time.monotonic() - began)
+    return {"sampling": sampled, "learning": learnt}
+
+
+def _sampled(batch: Batch) -> int:
+    return sum(member.episode.sampled_tokens for group in batch.groups for member in group.members)
+
+
+def _unsaid(text: str) -> None:
+    """Runs within a benchmark keep to themselves."""
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """For people."""
+    values = found["async"]
+    return "\n".join(f"{name:>32}  {value:,.4g}" for name, value in values.items())
