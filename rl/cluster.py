@@ -25,8 +25,8 @@ from typing import Any
 
 from rl.config import ClusterConfig
 from rl.jobs import Job
-from rl.scratch import scratch
 from rl.watchdog import watched
+from rollout_workers.scratch import scratch
 from verifiers.errors import UserError
 
 # What a job does not take along. Ray itself leaves out .git, .venv and what .gitignore names.
@@ -152,6 +152,13 @@ class PushClient:
         import ray
 
         ray.get([worker.start(method, *arguments) for worker in self._workers], timeout=self._seconds)
+
+
+def put(value: Any) -> Any:
+    """Leave `value` in Ray's object store; its reference, which stands for it as an argument of a call."""
+    import ray
+
+    return ray.put(value)
 
 
 @contextmanager

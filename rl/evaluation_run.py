@@ -18,9 +18,9 @@ from rl.fleet import Fleet
 from rl.live import shown
 from rl.prepare import recipe
 from rl.progress import Say
-from rl.scratch import scratch
 from rl.waits import Waits
 from rollout_workers.engine import EngineError
+from rollout_workers.scratch import scratch
 from rollout_workers.worker import WorkerSetup
 
 EPISODES: Final = "episodes.jsonl"

@@ -9,7 +9,7 @@ from verifiers.errors import UserError
 
 LEARNER, BATCH = "the learner's step", "a batch of scored groups"
 """As the driver's waits are named."""
-WEIGHTS: Final = ("weights from the learner", "every worker's newest weights", "a broadcast to the workers")
+WEIGHTS: Final = ("weights from the learner", "every worker's newest weights", "weights to the workers")
 CHECKPOINT: Final = "a checkpoint"
 BALANCED: Final = 0.1
 """Share of the training time within which two waits are alike."""

@@ -92,7 +92,7 @@ class Fleet:
         self._start_actor = start_actor
         self._faults = faults
         self._restarts = restarts
-        self._weights: WeightsRef | None = None
+        self._weights: tuple[WeightsRef, Any] | None = None
         self._serving = False
         self._starting: set[asyncio.Task[None]] = set()
         self._seeds = count(setup.seed)
@@ -122,12 +122,12 @@ class Fleet:
         """Where the next group goes."""
         return min(self.workers, key=lambda worker: worker.acting)
 
-    def offer(self, ref: WeightsRef) -> None:
-        """Put weights into every mailbox; waits for nobody."""
-        self._weights = ref
+    def offer(self, ref: WeightsRef, data: Any = None) -> None:
+        """Put weights into every mailbox; waits for nobody. `data`: see `RolloutWorker.offer`, or Ray's reference."""
+        self._weights = ref, data
         for worker in self.workers:
             if worker.actor is not None:
-                worker.actor.tell("offer", ref)
+                worker.actor.tell("offer", ref, data)
 
     async def sample(self, worker: Worker, key: EpisodeKey, task: Task, *, greedy: bool = False) -> Episode | Failed:
         """Raises WorkerLost."""
@@ -218,7 +218,7 @@ class Fleet:
             raise
         worker.replace(actor)
         if self._weights is not None:
-            actor.tell("offer", self._weights)
+            actor.tell("offer", *self._weights)
 
 
 async def _end(actor: Actor) -> None:

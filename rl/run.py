@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl import cluster, evaluate, exactness, report, trackers
+from rl import cluster, evaluate, exactness, publisher, report, trackers
 from rl.cluster import Actor
 from rl.config import Config
 from rl.evaluation_plan import deadline
@@ -22,13 +22,13 @@ from rl.ledger import Ledger, Reader
 from rl.live import Live
 from rl.prepare import base_model, recipe, store, warm_start_seconds
 from rl.progress import Say
-from rl.publisher import WeightsDirectory
+from rl.publisher import Transport
 from rl.rollouts import Rollouts
 from rl.tasks.stream import Pool, stream
 from rl.train import train
 from rl.waits import Waits
 from rollout_workers.renderer import Renderer
-from rollout_workers.weights import WeightsRef, replacing
+from rollout_workers.weights import replacing
 from rollout_workers.worker import WorkerSetup
 
 
@@ -42,7 +42,7 @@ class Run:
     learner: Actor
     fleet: Fleet
     inbox: Inbox
-    weights: WeightsDirectory
+    transport: Transport
     say: Say
     waits: Waits
     live: Live
@@ -88,16 +88,11 @@ class Run:
 
     async def publish(self) -> None:
         """Put the learner's weights into every worker's mailbox, under the next version."""
-        if self.config.rollout.engine.transport == "nccl":
-            # A broadcast is a rendezvous: it is the one transport that waits for the workers, so it has a deadline.
-            async with self.waits.named("a broadcast to the workers", self.config.rollout.engine.swap_seconds):
-                await self.learner.call("broadcast", self.ledger.publish(self.ledger.step))
-            return
-        path = self.weights.file(self.ledger.version + 1)
         async with self.waits.named("weights from the learner", self.config.learner.step_seconds):
-            await self.learner.call("write_weights", str(path))
-        self.fleet.offer(WeightsRef(self.ledger.publish(self.ledger.step), str(path)))
-        self.weights.prune()
+            await self.transport.prepare(self.ledger.version + 1)
+        version = self.ledger.publish(self.ledger.step)
+        async with self.waits.named("weights to the workers", self.config.rollout.engine.swap_seconds):
+            await self.transport.offer(version)
 
     async def evaluate(self, when: str) -> None:
         """Episodes on held-out tasks, unless they are there already: eval/`when`.jsonl."""
@@ -132,17 +127,17 @@ class Run:
 
     async def gap(self) -> exactness.Gap | None:
         """Compare engine and learner on what was trained. The learner is of no further use afterwards."""
-        wanted, files = self.config.guard.gap_versions, self.weights.versions()
+        wanted, kept = self.config.guard.gap_versions, self.transport.versions()
         if not wanted:
             return None
         with Reader(self.directory) as reader:
             sampled = (record.episode for record in reader.episodes() if record.episode is not None)
-            rows = exactness.exact_rows(
-                sampled, recompute=self.config.rollout.engine.kv == "recompute", of=files.keys()
-            )
-        chosen = {version: str(files[version]) for version in sorted(rows.keys() & files.keys())[-wanted:]}
+            rows = exactness.exact_rows(sampled, recompute=self.config.rollout.engine.kv == "recompute", of=kept.keys())
+        chosen = sorted(rows.keys() & kept.keys())[-wanted:]
         async with self.waits.named("the comparison of engine and learner", self.config.learner.step_seconds):
-            return exactness.summarise(await self.learner.call("gaps", chosen, {v: rows[v] for v in chosen}))
+            return exactness.summarise(
+                await self.learner.call("gaps", {v: rows[v] for v in chosen}, *(kept[v] for v in chosen))
+            )
 
 
 async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) -> dict[str, Any]:
@@ -211,16 +206,11 @@ async def opened(config: Config, directory: Path, pools: list[Pool], say: Say) -
             async with asyncio.TaskGroup() as both:
                 size = both.create_task(learner.call("size_bytes"))
                 both.create_task(fleet.start())
-            if config.rollout.engine.transport == "nccl":
-                actors = [await worker.ready() for worker in fleet.workers]
-                client = cluster.PushClient(actors, config.rollout.engine.swap_seconds)
-                ranks = len(actors) * config.rollout.engine.tensor_parallel_size
-                await learner.call("connect", client, ranks)
+            ways = publisher.opened(config, directory, learner, fleet, size.result())
+            transport = await stack.enter_async_context(ways)
         say(fleet.sandbox)
-        keep = 3 + config.guard.gap_versions
-        weights = stack.enter_context(WeightsDirectory.open(directory, size.result(), keep))
         inbox = Inbox(config.algorithm, renderer.vocab_size, ledger, config.guard.zero_advantage_groups)
-        run = Run(config, directory, ledger, learner, fleet, inbox, weights, say, waits, live)
+        run = Run(config, directory, ledger, learner, fleet, inbox, transport, say, waits, live)
         if ledger.newest_checkpoint() is None:
             await run.save(0)
         for group in ledger.ready():

@@ -32,7 +32,9 @@ class EngineConfig(BaseModel):
     kv: Literal["keep", "recompute"] = Field(
         "keep", description="At a swap, keep the KV cache of running requests (fast) or compute it anew (exact)."
     )
-    transport: Literal["file", "nccl"] = Field("file", description="How weights reach the engine.")
+    transport: Literal["file", "ray", "nccl"] = Field(
+        "file", description="How weights get here: shared memory of one host, Ray's object store, or NCCL."
+    )
     start_seconds: float = Field(600, gt=0, description="Deadline for the engine's start.")
     swap_seconds: float = Field(120, gt=0, description="Deadline for one weight update.")
 

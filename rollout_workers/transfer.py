@@ -76,8 +76,8 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
 
 
 def transfer_config(transport: str) -> WeightTransferConfig:
-    """vLLM's configuration for a transport of ours: `file`, or one that vLLM brings, such as `nccl`."""
-    return WeightTransferConfig(backend=BACKEND if transport == "file" else transport)
+    """vLLM's configuration for a transport of ours, all of which end in a file, or for one of its own: `nccl`."""
+    return WeightTransferConfig(backend=BACKEND if transport in ("file", "ray") else transport)
 
 
 def nccl_sender(model: torch.nn.Module, client: Any, engine_ranks: int) -> Any:

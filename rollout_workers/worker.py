@@ -5,7 +5,11 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rollout_workers.clock import Clock
 from rollout_workers.config import RolloutConfig
@@ -15,13 +19,17 @@ from rollout_workers.renderer import Renderer
 from rollout_workers.sandbox.pool import Pool
 from rollout_workers.sandbox.reaper import reaping
 from rollout_workers.sandbox.select import choose
+from rollout_workers.scratch import SHARED_MEMORY, scratch
 from rollout_workers.trajectory import Episode, EpisodeKey, Failed
-from rollout_workers.weights import WeightsError, WeightsRef
+from rollout_workers.weights import WeightsError, WeightsRef, replacing
 from verifiers.combine import Combined, Part
 from verifiers.runner import Grader
 from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec
 from verifiers.task import Task
 from verifiers.verdict import Verdict
+
+KEPT: Final = 3
+"""Files of weights that came as bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,7 @@ class RolloutWorker:
         self._graders: dict[str, Grader] = {}
         self._offered: WeightsRef | None = None
         self._mail = asyncio.Event()
+        self._own_files = Path()
         self._faults: list[str] = []
         self._grading = 0
 
@@ -73,6 +82,8 @@ class RolloutWorker:
         """
         setup, config = self._setup, self._setup.config
         self._renderer = Renderer.load(setup.model, reasoning=config.reasoning)
+        if config.engine.transport == "ray":
+            self._own_files = self._stack.enter_context(scratch("cwm-rl-received", SHARED_MEMORY))
         backend, chosen = await choose(
             config.sandbox.backend, image=config.sandbox.image, runtime=config.sandbox.runtime, run=setup.run
         )
@@ -103,11 +114,25 @@ class RolloutWorker:
         """End the engine and everything else."""
         await self._stack.aclose()
 
-    async def offer(self, ref: WeightsRef) -> None:
-        """Put weights into the mailbox; what lies there and was not taken yet is replaced."""
+    async def offer(self, ref: WeightsRef, data: NDArray[np.uint8] | None = None) -> None:
+        """Put weights into the mailbox; what lies there and was not taken yet is replaced.
+
+        `data`, (bytes,) uint8, is the file itself where this host cannot read `ref.path`.
+        """
+        if data is not None:
+            ref = await asyncio.to_thread(self._unpacked, ref.version, data)
         if self._offered is None or ref.version > self._offered.version:
             self._offered = ref
             self._mail.set()
+
+    def _unpacked(self, version: int, data: NDArray[np.uint8]) -> WeightsRef:
+        """The same in a file of ours. A few stay: one may be on its way into the engine."""
+        path = self._own_files / f"{version:08d}.safetensors"
+        with replacing(path) as temporary:
+            data.tofile(temporary)
+        for old in sorted(self._own_files.glob("*.safetensors"))[:-KEPT]:
+            old.unlink()
+        return WeightsRef(version, str(path))
 
     async def serve(self) -> None:
         """Sample from the weights that the engine was started with, as version 0. Raises EngineError."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rl.algorithm.losses import statistics
-from rl.cluster import PushClient
+from rl.cluster import PushClient, put
 from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner import checkpoint, model
 from rl.learner.masters import Masters
@@ -121,6 +122,11 @@ class Learner:
         with self._clock.time("publishing"):
             model.write_weights(self._model, Path(path))
 
+    def pack_weights(self) -> tuple[Any]:
+        """Ray's reference to the file that `write_weights` writes, in a tuple, so that it is not followed."""
+        with self._clock.time("publishing"):
+            return (put(model.pack_weights(self._model)),)
+
     def connect(self, client: PushClient, engine_ranks: int) -> None:
         """Meet the engines behind `client`, `engine_ranks` GPUs in all, for `broadcast`."""
         from rollout_workers.transfer import nccl_sender
@@ -143,17 +149,20 @@ class Learner:
         """This process's id, and where its time went."""
         return os.getpid(), dict(self._clock.seconds)
 
-    def gaps(self, weights: Mapping[int, str], rows: Mapping[int, Sequence[Row]]) -> dict[int, tuple[float, int]]:
+    def gaps(
+        self, rows: Mapping[int, Sequence[Row]], *weights: str | NDArray[np.uint8]
+    ) -> dict[int, tuple[float, int]]:
         """For every version: max |log π_learner − recorded| over tokens sampled under it, and how many tokens.
 
-        `rows` must have been sampled so that the comparison is exact (see `rl.exactness`). Ends this learner's use: its
-        weights are replaced by the last version's.
+        `weights` are those of the versions in `rows`, in that order. `rows` must have been sampled so that the
+        comparison is exact (see `rl.exactness`). Ends this learner's use: its weights are replaced by the last
+        version's.
         """
         found = {}
-        for version, path in weights.items():
-            model.read_weights(self._model, Path(path))
+        for (version, sampled), source in zip(rows.items(), weights, strict=True):
+            model.read_weights(self._model, source)
             worst, count = 0.0, 0
-            for one in rows[version]:
+            for one in sampled:
                 with torch.no_grad():
                     out = model.forward(self._model, pack([one], 1)[0], self._setup.temperature)
                 chosen = one.versions == version

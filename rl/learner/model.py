@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
+from safetensors import torch as safetensors
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
@@ -173,16 +175,25 @@ def _check_head(path: str, model: Any) -> None:
 
 def write_weights(model: Any, path: Path) -> None:
     """All parameters under their Hugging Face names, whole or not at all. A head tied to the embedding is left out."""
+    with replacing(path) as temporary:
+        safetensors.save_file(_parameters(model), temporary)
+
+
+def pack_weights(model: Any) -> NDArray[np.uint8]:
+    """The file that `write_weights` writes, (bytes,)."""
+    return np.frombuffer(safetensors.save(_parameters(model)), np.uint8)
+
+
+def _parameters(model: Any) -> dict[str, torch.Tensor]:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
-    with replacing(path) as temporary:
-        save_file(state, temporary)
+    return state
 
 
-def read_weights(model: Any, path: Path) -> None:
-    """The other way. Raises OSError, or RuntimeError where names or shapes differ."""
-    state = load_file(path)
+def read_weights(model: Any, source: str | Path | NDArray[np.uint8]) -> None:
+    """The other way, of a file or its bytes. Raises OSError, or RuntimeError where names or shapes differ."""
+    state = safetensors.load(source.tobytes()) if isinstance(source, np.ndarray) else safetensors.load_file(source)
     if model.config.tie_word_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state)

@@ -22,12 +22,16 @@ def test_killed_worker_is_replaced_and_a_killed_learner_resumed(tmp_path: Path) 
         assert f"cwm-rl resume {directory}" in command.output
         assert "Traceback" not in command.output
     assert audit(directory).ok
-    # Goes on with caches computed anew at every swap: then even replies that saw one can be compared exactly.
-    with cwm_rl(tmp_path / "log2", "resume", str(directory), "--set", "rollout.engine.kv=recompute") as command:
+    # Goes on with caches computed anew at every swap: then even replies that saw one can be compared exactly. And with
+    # two workers that share no file with the learner.
+    others = ("rollout.engine.kv=recompute", "rollout.engine.transport=ray", "rollout.workers=2", "rollout.slots=16")
+    changed = [word for setting in others for word in ("--set", setting)]
+    with cwm_rl(tmp_path / "log2", "resume", str(directory), *changed) as command:
         assert command.finish() == 0, command.output
     assert_whole(directory, 5)
     report = report_of(directory)
     assert report["logprob_gap"]["tokens"] > 0
     assert report["logprob_gap"]["max"] <= 1e-4
+    assert all(report["time"][worker]["swapping"] > 0 for worker in ("worker-0", "worker-1"))
     assert report["dropped"]["worker_lost"] > 0
     assert any("worker-0" in fault for fault in report["faults"])

@@ -319,7 +319,7 @@ def test_gaps_are_of_the_tokens_of_a_version(path: Path, learner: Any, tmp_path:
     row_of_0 = on_policy(path, list(range(40, 60)), 8, 1.0)
     one.step([row_of_0])
     one.write_weights(files[1])
-    found = one.gaps(files, {0: [row_of_0], 1: [row_of_0]})
+    found = one.gaps({0: [row_of_0], 1: [row_of_0]}, *files.values())
     assert found[0][1] == 12
     assert found[0][0] < 1e-5
     assert found[1] == (0.0, 0)  # none of its tokens is of version 1

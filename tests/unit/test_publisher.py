@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rl.publisher import WeightsDirectory
-from rl.scratch import scratch
+from rollout_workers.scratch import scratch
 
 TOO_LARGE = 1 << 60
 """Bytes of a model that no shared memory holds: the fallback is taken."""

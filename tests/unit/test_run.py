@@ -12,7 +12,6 @@ from rl.evaluation_plan import deadline
 from rl.inbox import Batch, Inbox
 from rl.ledger import Ledger
 from rl.live import Live
-from rl.publisher import WeightsDirectory
 from rl.run import Run
 from rl.waits import Waits
 
@@ -20,7 +19,7 @@ STATS = {"entropy": 1.0, "grad_norm": 1.0}
 
 
 class Nobody:
-    """An actor, or a fleet, that has nothing to do."""
+    """An actor, a fleet or a transport that has nothing to do."""
 
     async def call(self, method: str, *arguments: Any) -> None:
         """Done at once; only a checkpoint is asked for here."""
@@ -41,8 +40,7 @@ def run(ledger: Ledger, tmp_path: Path) -> Iterator[Run]:
     )
     inbox = Inbox(config.algorithm, 300, ledger, 9)
     live = Live(5, ledger, waits, str)
-    with WeightsDirectory.open(tmp_path, 1, 3) as weights:
-        yield Run(config, tmp_path, ledger, nobody, nobody, inbox, weights, str, waits, live)  # type: ignore[arg-type]
+    yield Run(config, tmp_path, ledger, nobody, nobody, inbox, nobody, str, waits, live)  # type: ignore[arg-type]
 
 
 async def test_a_step_outdates_the_evaluation_of_the_last_one(run: Run) -> None:

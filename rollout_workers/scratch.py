@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (a directory of one's own is made in it)
+
 
 @contextmanager
 def scratch(prefix: str, parent: Path) -> Iterator[Path]:
