@@ -50,7 +50,7 @@ QUICK: Final = Scale(160, 100, 10, 2000)
 
 async def bench(scale: Scale, say: Say) -> dict[str, Any]:
     """All of it. Raises SandboxUnavailable where no bubblewrap is; the engine is left out where none answers."""
-    say(f"mathematics, on {CORES} cores …")
+    say("mathematics …")
     found: dict[str, Any] = {"cores": CORES, "math": await mathematics(scale)}
     for backend in ("bubblewrap", "docker"):
         say(f"code in {backend} …")
