@@ -241,7 +241,8 @@ class Runner:
         self.can_nurse = can_nurse()
         self.spare: Spare | None = None
         self.busy = False
-        self.oom_kills = oom_kills()
+        self.oom_counter = oom_counter()
+        self.oom_kills = oom_kills(self.oom_counter)
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call `handler` with what `poll` says of `fd`."""
@@ -495,7 +496,7 @@ class Runner:
             self.forget(job.stdin)
         if job.nursed and not job.of_shell:
             self.forget(job.told)
-        before, self.oom_kills = self.oom_kills, oom_kills()
+        before, self.oom_kills = self.oom_kills, oom_kills(self.oom_counter)
         flags = TIMED_OUT * (job.status is None) | OOM * (self.oom_kills > before)
         flags |= TRUNCATED * any(stream.truncated for stream in job.streams)
         if shell is not None:
@@ -648,15 +649,21 @@ def code_of(status: int) -> int:
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def oom_kills() -> int:
-    """Processes of this sandbox killed for memory, where its control group can be seen from inside."""
+def oom_counter() -> int | None:
+    """A descriptor of what counts kills for memory, where the control group can be seen from inside. It stays open:
+    finding the file would take longer than all else at the end of a command."""
     for path in OOM_COUNTERS:
         try:
-            with open(path) as file:
-                return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+            return os.open(path, os.O_RDONLY)
         except OSError:
             continue
-    return 0
+    return None
+
+
+def oom_kills(counter: int | None) -> int:
+    """Processes of this sandbox killed for memory so far."""
+    lines = os.pread(counter, 4096, 0).splitlines() if counter is not None else ()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(b"oom_kill "))
 
 
 # --- what children do -------------------------------------------------------------------------------------------
