@@ -1,4 +1,4 @@
-"""The benchmarks of sampling and of updates on a small engine: their keys are there and their numbers are numbers."""
+"""The benchmarks of sampling, updates and steps, on little: their keys are there and their numbers are numbers."""
 
 import json
 import math
@@ -32,3 +32,10 @@ def test_updates_are_measured_under_running_requests() -> None:
     found = measured("weights", "--shape", "nano", "--updates", "2")["weights"]
     assert 0 < found["paused_ms"] <= found["update_ms"]
     assert found["file_mb"] == pytest.approx(0.69 * 4 * 1e6 / 2**20, rel=0.1)
+
+
+def test_a_step_is_measured_against_a_bare_loop() -> None:
+    found = measured("learner", "--rows", "6", "--tokens", "16", "64", "--steps", "1")
+    learner = found["learner"]
+    assert learner["ratio"] == pytest.approx(learner["tokens_per_s"] / learner["bare_tokens_per_s"])
+    assert 0 < learner["memory_ratio"] < 1

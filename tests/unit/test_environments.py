@@ -7,7 +7,8 @@ import pytest
 from fakes import NoSandboxes, task_of
 from plain_sandbox import PlainSandboxes
 
-from rollout_workers.environments import ENVIRONMENTS, Left
+from rollout_workers.environments import ENVIRONMENTS, Left, find
+from rollout_workers.environments.single_turn import single_turn
 from verifiers.repair import PATCH
 from verifiers.sandbox import SandboxUnavailable
 from verifiers.task import Message, Task
@@ -192,3 +193,21 @@ async def test_a_sandbox_that_cannot_be_had_is_ours(environment: str) -> None:
     reply = code("x = 1") if environment == "code" else LOOK
     with pytest.raises(SandboxUnavailable):
         await answers(task(ADD if environment == "code" else SHOP, environment), reply, sandboxes=NoSandboxes())
+
+
+def test_an_environment_may_lie_in_any_module() -> None:
+    assert find("rollout_workers.environments.single_turn:single_turn") is find("single_turn") is single_turn
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("mars", "there is no environment 'mars': known are code, repository, single_turn, or module:attribute"),
+        ("nowhere:at_all", "there is no environment 'nowhere:at_all': No module named 'nowhere'"),
+        ("json:mars", "there is no environment 'json:mars': module 'json' has no attribute 'mars'"),
+    ],
+)
+def test_an_environment_that_is_not_there_is_named(name: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match="there is no environment") as caught:
+        find(name)
+    assert str(caught.value) == sentence

@@ -127,6 +127,21 @@ async def test_an_answer_without_room_for_a_reply_is_not_in_the_trajectory(rende
     assert len(episode.trajectories[0]) <= tokens
 
 
+async def test_a_reply_that_is_cut_is_answered_where_the_task_says_so(renderer: Renderer) -> None:
+    cut, right = said(renderer, WRONG, ended=False), said(renderer, RIGHT)
+    episode, kinds = await act(renderer, code_task(answer_cut=True), ScriptedSampler(cut, right))
+    assert (episode.stop, kinds) == (StopReason.DONE, ("context", "v0", "context", "v0"))
+    bridge = episode.trajectories[0].segments[2].tokens
+    assert bridge == renderer.bridge(episode.submission.turns[:2], episode.submission.turns[2:3], ended=False)
+
+
+async def test_a_swap_before_the_first_token_is_no_version_of_the_episode(renderer: Renderer) -> None:
+    sampler = ScriptedSampler(said(renderer, "</think> 4", version=2, swap_at=0))
+    episode, kinds = await act(renderer, task_of(), sampler)
+    assert kinds == ("context", "v2", "v3")
+    assert episode.versions == (3,)
+
+
 async def test_a_long_answer_is_cut(renderer: Renderer) -> None:
     noisy = RIGHT.replace("return a + b", "raise ValueError('x' * 5000)")
     episode, _ = await act(
