@@ -1,7 +1,8 @@
 """The application: pages for people, JSON below /api/v1, and one sentence for every mistake."""
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,13 @@ def create_app(
     runs: Path, names: Collection[str], door: Doorkeeper | None = None, configs: Path | None = None
 ) -> ASGIApp:
     """The service over the runs below `runs`. It answers to `names` (HOST:PORT), and to no others."""
-    door = door or Doorkeeper()
+    door, launcher = door or Doorkeeper(), Launcher(runs, configs)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with closing(launcher):
+            yield
+
     app = FastAPI(
         title="cwm-rl",
         version="1",
@@ -35,8 +42,9 @@ def create_app(
         redoc_url=None,
         openapi_url="/api/v1/openapi.json",
         redirect_slashes=False,
+        lifespan=lifespan,
     )
-    app.state.parts = Parts(runs, door, Launcher(runs, configs))
+    app.state.parts = Parts(runs, door, launcher)
     app.include_router(api.router)
     app.include_router(html.router)
     app.add_exception_handler(HTTPException, _refused)

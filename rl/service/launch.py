@@ -92,7 +92,8 @@ class Launcher:
                 raise LaunchRefused(f"there is a run '{name}' already: take another name")
             if sum(self._alive(one) for one in self._launches if not self._begun(one)) >= _STARTING:
                 raise LaunchRefused(f"{_STARTING} runs are starting: wait until one has begun")
-            self._launches.pop(name, None)
+            if (before := self._launches.pop(name, None)) is not None:
+                before.log.close()
             self._launches[name] = self._spawn(wanted.config, path, settings)
             while len(self._launches) > _KEPT:
                 self._launches.popitem(last=False)[1].log.close()
@@ -111,6 +112,12 @@ class Launcher:
         """Newest first."""
         with self._lock:
             return tuple(self._told(name, one) for name, one in reversed(self._launches.items()))
+
+    def close(self) -> None:
+        """Forget them all; they go on."""
+        with self._lock:
+            while self._launches:
+                self._launches.popitem()[1].log.close()
 
     def _told(self, name: str, one: _Launch) -> models.Launch:
         begun, alive = self._begun(name), one.process.poll() is None

@@ -66,7 +66,7 @@ def serve(place: Place, say: Callable[[str], None]) -> None:
                 app,
                 http=_Protocol,
                 ws="none",
-                lifespan="off",
+                lifespan="on",
                 log_level="warning",
                 access_log=False,
                 server_header=False,

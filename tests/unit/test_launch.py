@@ -17,14 +17,15 @@ HERE = {"Origin": "http://here:1"}
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> TestClient:
+def client(tmp_path: Path) -> Iterator[TestClient]:
     for name in ("runs", "configs/deeper"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "configs/small.toml").write_text(CONFIG)
     (tmp_path / "configs/deeper/hidden.toml").write_text(CONFIG)
     (tmp_path / "outside.toml").write_text(CONFIG)
     app = create_app(tmp_path / "runs", ["here:1"], configs=tmp_path / "configs")
-    return TestClient(app, base_url="http://here:1", follow_redirects=False)
+    with TestClient(app, base_url="http://here:1", follow_redirects=False) as client:
+        yield client
 
 
 @pytest.fixture
