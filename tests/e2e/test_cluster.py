@@ -103,10 +103,14 @@ def _wait(cluster: Cluster, job: str, seconds: float = 400) -> str:
     return state
 
 
+def _small(runs: Path) -> list[str]:
+    settings = (f"run.directory={runs}", "run.steps=1", "algorithm.token_budget=1000", "rollout.slots=8")
+    return [word for setting in settings for word in ("--set", setting)]
+
+
 def test_jobs_run_to_their_end(cluster: Cluster, tmp_path: Path) -> None:
     """One by our own command, given twice, and one by plain `ray job submit`; they share the cluster."""
-    arguments = ["submit", CONFIG, "--address", cluster.address, "--set", "run.id=ours", "--set", "run.steps=1"]
-    arguments += ["--set", f"run.directory={tmp_path}"]
+    arguments = ["submit", CONFIG, "--address", cluster.address, "--set", "run.id=ours", *_small(tmp_path)]
     with cwm_rl(tmp_path / "first", *arguments, env=cluster.env) as command:
         assert command.finish(60) == 0, command.output
     with cwm_rl(tmp_path / "second", *arguments, "--wait", "--json", env=cluster.env) as command:
@@ -117,8 +121,8 @@ def test_jobs_run_to_their_end(cluster: Cluster, tmp_path: Path) -> None:
     environment = json.dumps({"working_dir": str(ROOT), "excludes": ["/runs", "/tests"]})
     submitted = cluster.ray(
         *("job", "submit", "--address", cluster.address, "--submission-id", "plain", "--no-wait"),
-        *("--runtime-env-json", environment, "--", "cwm-rl", "train", CONFIG, "--set", f"run.directory={tmp_path}"),
-        *("--set", "run.id=plain", "--set", "run.steps=1"),
+        *("--runtime-env-json", environment, "--", "cwm-rl", "train", CONFIG, "--set", "run.id=plain"),
+        *_small(tmp_path),
     )
     assert submitted.returncode == 0, submitted.stderr
     for job in ("ours", "plain"):

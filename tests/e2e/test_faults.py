@@ -24,7 +24,7 @@ def test_killed_worker_is_replaced_and_a_killed_learner_resumed(tmp_path: Path) 
     assert audit(directory).ok
     # Goes on with caches computed anew at every swap: then even replies that saw one can be compared exactly. And with
     # two workers that share no file with the learner.
-    others = ("rollout.engine.kv=recompute", "rollout.engine.transport=ray", "rollout.workers=2", "rollout.slots=16")
+    others = ("rollout.engine.kv=recompute", "rollout.engine.transport=ray", "rollout.workers=2", "rollout.slots=8")
     changed = [word for setting in others for word in ("--set", setting)]
     with cwm_rl(tmp_path / "log2", "resume", str(directory), *changed) as command:
         assert command.finish() == 0, command.output
