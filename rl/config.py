@@ -12,7 +12,7 @@ from rl.init_model import InitModel
 from rl.sft_config import SftConfig
 from rl.tasks.files import FileSource
 from rl.tasks.generated import GeneratedSource
-from rl.tasks.stream import MixtureStage
+from rl.tasks.stream import MixtureStage, SoftTokens
 from rollout_workers.config import RolloutConfig
 from verifiers import registry
 from verifiers.errors import UserError
@@ -71,6 +71,9 @@ class DataConfig(_Model):
     generated: tuple[GeneratedSource, ...] = Field((), description="Generators of endless tasks.")
     mixture: tuple[MixtureStage, ...] = Field(
         (), description="How often each domain is drawn, by step; none draws from all files alike, task by task."
+    )
+    soft_tokens: SoftTokens | None = Field(
+        None, description="How long an episode may be, by step, before the verifier `length` takes something off."
     )
 
     @model_validator(mode="after")
@@ -191,6 +194,7 @@ class PartConfig(_Model):
 
     weight: float = Field(1.0, gt=0, description="Of its reward.")
     gate: bool = Field(False, description="What it does not find correct gets the lowest reward.")
+    if_correct: bool = Field(False, description="Whether it only counts where the answer is correct.")
     options: dict[str, Any] = Field({}, description="What it is made with.")
 
     @model_validator(mode="before")

@@ -24,7 +24,7 @@ from rl.prepare import base_model, recipe, store, warm_start_seconds
 from rl.progress import Say
 from rl.publisher import Transport
 from rl.rollouts import Rollouts
-from rl.tasks.stream import Pool, stream
+from rl.tasks.stream import Pool, softened, stream
 from rl.train import train
 from rl.waits import Waits
 from rollout_workers.renderer import Renderer
@@ -150,6 +150,7 @@ async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) 
         with Reader(directory) as reader:
             drawn, mixture = reader.drawn(), config.data.mixture
         order = stream(pools, mixture, config.run.seed, drawn, lambda: run.ledger.step, run.ledger.solve_rate)
+        order = softened(order, config.data.soft_tokens, lambda: run.ledger.step)
         async with run.live.training(), asyncio.TaskGroup() as both:
             rollouts = Rollouts(config, order, run.fleet, run.ledger, run.inbox)
             sampling = both.create_task(rollouts.run(), name="rollouts")

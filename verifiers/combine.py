@@ -19,6 +19,8 @@ class Part:
     weight: float = 1.0
     gate: bool = False
     """It is asked first; what it does not find correct gets the lowest reward, and nobody else is asked."""
+    if_correct: bool = False
+    """It counts, and is asked, only where the main one finds the answer correct."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -31,8 +33,8 @@ class Combined:
 
     def __init__(self, parts: Mapping[str, float | Part], *, verifiers: Mapping[str, Verifier] | None = None) -> None:
         self.parts = {name: part if isinstance(part, Part) else Part(part) for name, part in parts.items()}
-        if all(part.gate for part in self.parts.values()):
-            raise ValueError("a combined verifier needs at least one component that is no gate")
+        if all(part.gate or part.if_correct for part in self.parts.values()):
+            raise ValueError("a combined verifier needs at least one component that is no gate and always counts")
         for name, part in self.parts.items():
             if not (math.isfinite(part.weight) and part.weight > 0):
                 raise ValueError(f"the weight of verifier '{name}' must be positive and finite, not {part.weight}")
@@ -42,7 +44,7 @@ class Combined:
             for name, part in self.parts.items()
         }
         self.lowest = math.fsum(part.weight * self.verifiers[name].lowest for name, part in self.parts.items())
-        self._main = next(name for name, part in self.parts.items() if not part.gate)
+        self._main = next(name for name, part in self.parts.items() if not (part.gate or part.if_correct))
 
     def check_task(self, task: Task) -> None:
         """Every component checks it. Raises ValueError."""
@@ -52,7 +54,9 @@ class Combined:
     async def verify(self, task: Task, submission: Submission, sandboxes: Sandboxes) -> Verdict:
         """The weighted sum; a component without a reward passes its own outcome on, an attack on one costs all."""
         verdicts: dict[str, Verdict] = {}
-        for name, part in sorted(self.parts.items(), key=lambda item: not item[1].gate):
+        for name, part in sorted(self.parts.items(), key=lambda item: (not item[1].gate, item[1].if_correct)):
+            if part.if_correct and not verdicts[self._main].correct:
+                break
             verdict = verdicts[name] = await self.verifiers[name].verify(task, submission, sandboxes)
             if verdict.reward is None:
                 return Verdict(verdict.outcome, detail=f"{name}: {verdict.detail}")

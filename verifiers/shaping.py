@@ -40,12 +40,16 @@ class Format:
 
 
 class Length:
-    """0 up to `limit - margin` sampled tokens, then linear to -1 at `limit`, after DAPO's soft overlong punishment."""
+    """0 up to `limit - margin` sampled tokens, then linear to -1 at `limit`, after DAPO's soft overlong punishment.
+
+    A task's `soft_tokens`, which a schedule may let grow, stand in for `limit - margin`, and without `limit` its own
+    limit is the hard one: with weight 2 and `if_correct` that is CWM's, from 1 to -1 for right answers.
+    """
 
     lowest = -1.0
 
-    def __init__(self, *, limit: int, margin: int = 0) -> None:
-        if not 0 <= margin <= limit or limit < 1:
+    def __init__(self, *, limit: int | None = None, margin: int = 0) -> None:
+        if margin < 0 or (limit is not None and not max(margin, 1) <= limit):
             raise ValueError(f"'margin' must be from 0 to 'limit', and that positive, not {margin} and {limit}")
         self.limit, self.margin = limit, margin
 
@@ -54,7 +58,9 @@ class Length:
 
     async def verify(self, task: Task, submission: Submission, sandboxes: Sandboxes) -> Verdict:
         """Count the tokens of the whole episode that the policy sampled."""
-        over = submission.completion_tokens - (self.limit - self.margin)
-        share = min(1.0, max(0.0, over / self.margin if self.margin else float(over > 0)))
-        detail = f"{submission.completion_tokens} tokens, with a limit of {self.limit}" if share else ""
+        limit = self.limit or task.limits.tokens
+        soft = limit - self.margin if task.limits.soft_tokens is None else min(task.limits.soft_tokens, limit)
+        over, margin = submission.completion_tokens - soft, limit - soft
+        share = min(1.0, max(0.0, over / margin if margin > 0 else float(over > 0)))
+        detail = f"{submission.completion_tokens} tokens, with limits of {soft} and {limit}" if share else ""
         return Verdict.scored(-share, correct=not share, detail=detail)

@@ -32,6 +32,8 @@ class Limits:
     """Tokens of the first prompt; a longer one is dropped, never cut."""
     tool_tokens: int = 1024
     """Tokens of one tool answer; a longer one is cut in its middle."""
+    soft_tokens: int | None = None
+    """Sampled tokens up to which `shaping.Length` takes nothing off; None leaves that to its options."""
     seconds: float = 600.0
     """Wall time of the episode's acting part; past it the episode is dropped, not scored."""
 

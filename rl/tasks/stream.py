@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from itertools import count
 from typing import Protocol
 
@@ -38,6 +39,29 @@ class MixtureStage(BaseModel):
         if rates is not None and not 0 <= rates[0] <= rates[1] <= 1:
             raise ValueError(f"a solve_rate goes from one share to another, such as [0.1, 0.7], not {list(rates)}")
         return rates
+
+
+class SoftTokens(BaseModel):
+    """A limit that grows with the steps, evenly; CWM's is the default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    first: int = Field(8192, gt=0)
+    """Sampled tokens of an episode, at step 0."""
+    last: int = Field(65536, gt=0)
+    """From step `steps` on."""
+    steps: int = Field(10_000, gt=0)
+
+    def at(self, step: int) -> int:
+        """Tokens."""
+        return round(self.first + (self.last - self.first) * min(1.0, step / self.steps))
+
+
+def softened(tasks: Iterator[Task], schedule: SoftTokens | None, step: Callable[[], int]) -> Iterator[Task]:
+    """The same tasks, with the limit that holds at `step()` when each is drawn."""
+    if schedule is None:
+        return tasks
+    return (replace(task, limits=replace(task.limits, soft_tokens=schedule.at(step()))) for task in tasks)
 
 
 PATIENCE = 1000

@@ -114,6 +114,25 @@ def test_length_costs_more_and_more_near_its_limit(tokens: int, reward: float) -
 
 
 @pytest.mark.parametrize(
+    ("soft", "tokens", "reward"), [(20, 20, 0.0), (20, 60, -0.5), (20, 100, -1.0), (60, 60, 0.0), (500, 101, -1.0)]
+)
+def test_a_task_says_from_where_on_length_costs(soft: int, tokens: int, reward: float) -> None:
+    task = replace(TASK, limits=Limits(tokens=100, soft_tokens=soft))
+    verdict = asyncio.run(Length().verify(task, Submission("x", completion_tokens=tokens), PlainSandboxes()))
+    assert verdict.reward == pytest.approx(reward)
+
+
+def test_what_counts_for_right_answers_is_not_asked_about_others() -> None:
+    parts = {"length": Part(2.0, if_correct=True), "main": Part(1.0)}
+    half = Fixed(Verdict.scored(-0.5, correct=False))
+    verdict = verify(Combined(parts, verifiers={"main": Fixed(RIGHT), "length": half}))
+    assert (verdict.reward, verdict.correct) == (0.0, True)
+    wrong = Fixed(Verdict.scored(-1.0, correct=False))
+    verdict = verify(Combined(parts, verifiers={"main": wrong, "length": Never(RIGHT)}))
+    assert (verdict.reward, verdict.correct) == (-1.0, False)
+
+
+@pytest.mark.parametrize(
     ("needs", "reply", "kept"),
     [
         ("think", "a</think>b", True),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rl.tasks.generated import GeneratedSource
-from rl.tasks.stream import PATIENCE, FilePool, GeneratedPool, MixtureStage, Pool, stage_at, stream
+from rl.tasks.stream import PATIENCE, FilePool, GeneratedPool, MixtureStage, Pool, SoftTokens, softened, stage_at, stream
 from verifiers.task import Task
 
 MATH = [task_of(f"m{i}") for i in range(7)]
@@ -164,3 +164,13 @@ def test_a_stage_that_draws_nothing_is_refused(weights: dict[str, float]) -> Non
 
 def test_a_pool_names_its_verifiers() -> None:
     assert [set(pool.verifiers) for pool in pools()] == [{"math"}, {"code"}, {"trace"}, {"trace"}]
+
+
+def test_a_length_limit_grows_with_the_steps() -> None:
+    now, schedule = [0], SoftTokens(first=100, last=300, steps=10)
+    order = softened(iter(MATH), schedule, lambda: now[0])
+    seen = []
+    for now[0] in (0, 5, 10, 99):
+        seen.append(next(order).limits.soft_tokens)
+    assert seen == [100, 200, 300, 300]
+    assert next(softened(iter(MATH), None, lambda: 0)) is MATH[0]
