@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # A file's tests stay on one worker, and the files in their order: the long ones come first.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo demo-controls test test-fast check doctor lock clean
+.PHONY: help setup demo demo-controls study-lag test test-fast check doctor lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ demo: setup ## a tiny model from nothing learns four domains, on this machine, i
 
 demo-controls: setup ## the same run with learning rate 0, and with shuffled rewards: neither may learn
 	@.venv/bin/cwm-rl controls deploy/configs/nano.toml
+
+study-lag: setup ## reward by lag, correction and cache at a swap: sixty runs, for hours; goes on where it was ended
+	@.venv/bin/cwm-rl study-lag deploy/configs/study-lag.toml
 
 test: setup ## the whole test suite
 	@.venv/bin/pytest $(PARALLEL)

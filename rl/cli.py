@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
 
     controls = add("controls", _controls, "Take a run twice so that it cannot learn, and show that it does not.")
     _config_options(controls)
+    study = add("study-lag", _study_lag, "What old episodes cost, and what not waiting brings: many runs, for hours.")
+    _config_options(study)
+    study.add_argument("--lags", type=int, nargs="+", metavar="LAG", help="of algorithm.max_lag")
+    study.add_argument("--corrections", nargs="+", metavar="NAME", help="of algorithm.correction")
+    study.add_argument("--caches", nargs="+", metavar="NAME", help="of rollout.engine.kv")
+    study.add_argument("--seeds", type=int, nargs="+", metavar="SEED")
 
     resume = add("resume", _resume, "Go on with a run from its newest checkpoint.")
     resume.add_argument("run", type=Path, help="directory of the run")
@@ -285,6 +291,19 @@ def _controls(options: argparse.Namespace) -> int:
     from rl import config, controls
 
     words = controls.run_controls(config.load(options.config, options.set), lambda settings: _run(settings, None))
+    if words is None:
+        return INTERRUPTED
+    print(words)
+    return OK
+
+
+def _study_lag(options: argparse.Namespace) -> int:
+    from rl import config, study
+
+    names = ("lags", "corrections", "caches", "seeds")
+    chosen: dict[str, Any] = {name: values for name in names if (values := getattr(options, name))}
+    settings = config.load(options.config, options.set)
+    words = study.run_study(settings, lambda one: _run(one, None), **chosen)
     if words is None:
         return INTERRUPTED
     print(words)

@@ -51,6 +51,7 @@ class SoftTokens(BaseModel):
     last: int = Field(65536, gt=0)
     """From step `steps` on."""
     steps: int = Field(10_000, gt=0)
+    """How many it takes."""
 
     def at(self, step: int) -> int:
         """Tokens."""

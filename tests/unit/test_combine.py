@@ -3,6 +3,7 @@
 import asyncio
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from plain_sandbox import PlainSandboxes
 from verifiers import registry
 from verifiers.combine import Combined, Part
 from verifiers.shaping import Format, Length
-from verifiers.task import Submission, Task
+from verifiers.task import Limits, Submission, Task
 from verifiers.verdict import Outcome, Verdict
 
 TASK = Task("t", "math", (), "sum")
@@ -125,11 +126,10 @@ def test_a_task_says_from_where_on_length_costs(soft: int, tokens: int, reward: 
 def test_what_counts_for_right_answers_is_not_asked_about_others() -> None:
     parts = {"length": Part(2.0, if_correct=True), "main": Part(1.0)}
     half = Fixed(Verdict.scored(-0.5, correct=False))
-    verdict = verify(Combined(parts, verifiers={"main": Fixed(RIGHT), "length": half}))
-    assert (verdict.reward, verdict.correct) == (0.0, True)
-    wrong = Fixed(Verdict.scored(-1.0, correct=False))
-    verdict = verify(Combined(parts, verifiers={"main": wrong, "length": Never(RIGHT)}))
-    assert (verdict.reward, verdict.correct) == (-1.0, False)
+    for main, reward in ((RIGHT, 0.0), (Verdict.scored(-1.0, correct=False), -1.0)):
+        verdict = verify(Combined(parts, verifiers={"main": Fixed(main), "length": half}))
+        assert (verdict.reward, verdict.correct) == (reward, main.correct)
+        assert ("length" in verdict.parts) is main.correct
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rl.tasks.generated import GeneratedSource
-from rl.tasks.stream import PATIENCE, FilePool, GeneratedPool, MixtureStage, Pool, SoftTokens, softened, stage_at, stream
+from rl.tasks.stream import (
+    PATIENCE,
+    FilePool,
+    GeneratedPool,
+    MixtureStage,
+    Pool,
+    SoftTokens,
+    softened,
+    stage_at,
+    stream,
+)
 from verifiers.task import Task
 
 MATH = [task_of(f"m{i}") for i in range(7)]

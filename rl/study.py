@@ -1,0 +1,146 @@
+"""`cwm-rl study-lag`: what old episodes cost, and what not waiting brings, by lag, correction and cache at a swap."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rl.config import Config, ConfigError, changed
+from rl.ledger import Reader
+from rollout_workers.weights import replacing
+
+LAGS: Final = (0, 1, 2, 4, 8)
+CORRECTIONS: Final = ("none", "decoupled")
+CACHES: Final = ("keep", "recompute")
+SEEDS: Final = (0, 1, 2)
+_WINDOW: Final = 5
+"""Steps of a running mean."""
+
+Execute = Callable[[Config], tuple[Path, Mapping[str, Any]] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the runs of one row have in common."""
+
+    lag: int
+    correction: str
+    kv: str
+
+    def settings(self, seed: int) -> list[str]:
+        """Overrides of the configuration; the run is named by them."""
+        return [
+            f"algorithm.max_lag={self.lag}",
+            f"algorithm.correction={self.correction}",
+            f"rollout.engine.kv={self.kv}",
+            f"run.seed={seed}",
+            f"run.id=lag-{self.lag}-{self.correction}-{self.kv}-{seed}",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One run: at each step the mean reward and the seconds since the first, and its evaluations."""
+
+    rewards: Sequence[float]
+    seconds: Sequence[float]
+    before: float
+    after: float
+    stale: float
+    """Share of the episodes that were dropped as too old."""
+
+
+def run_study(
+    config: Config,
+    execute: Execute,
+    *,
+    lags: Sequence[int] = LAGS,
+    corrections: Sequence[str] = CORRECTIONS,
+    caches: Sequence[str] = CACHES,
+    seeds: Sequence[int] = SEEDS,
+) -> str | None:
+    """Take every run that is not there yet; write table and picture into the runs' directory, return the table.
+
+    None where a run was interrupted: what is finished is kept. Raises ConfigError where nothing is evaluated.
+    """
+    if config.eval is None:
+        raise ConfigError("the study compares evaluations, and the configuration has no [eval]: add one")
+    found: dict[Kind, list[Course]] = {}
+    for kind in (Kind(*one) for one in product(lags, corrections, caches)):
+        for seed in seeds:
+            settings = changed(config, kind.settings(seed))
+            directory = settings.run.directory / str(settings.run.id)
+            if not (directory / "report.json").exists() and execute(settings) is None:
+                return None
+            found.setdefault(kind, []).append(course(directory))
+    table = "\n".join(lines(found))
+    folder = config.run.directory
+    with replacing(folder / "study-lag.md") as whole:
+        whole.write_text(f"{table}\n")
+    figure(found).savefig(folder / "study-lag.png", dpi=200)
+    return table
+
+
+def course(directory: Path) -> Course:
+    """Of a finished run."""
+    report = json.loads((directory / "report.json").read_text())
+    with Reader(directory) as reader:
+        steps = reader.steps()
+    rewards = [fmean(_rewards(step.stats).values()) for step in steps]
+    before, after = (fmean(one["pass@1"] for one in report["eval"][when].values()) for when in ("before", "after"))
+    stale = report["dropped"]["stale"] / max(1, report["ledger"]["dispatched"])
+    return Course(rewards, [step.at - steps[0].at for step in steps], before, after, stale)
+
+
+def _rewards(stats: Mapping[str, object]) -> Mapping[str, float]:
+    found = stats["reward"]
+    assert isinstance(found, dict)  # noqa: S101 - as `report.batch_stats` writes it
+    return found
+
+
+def lines(found: Mapping[Kind, Sequence[Course]]) -> Iterator[str]:
+    """A table in Markdown, a row a kind: means over seeds, and the range of what was gained."""
+    yield "| lag | correction | cache | held out, before → after | gain, least to most | seconds a step | stale |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for kind, courses in found.items():
+        gains = [one.after - one.before for one in courses]
+        pace = fmean(one.seconds[-1] / max(1, len(one.seconds) - 1) for one in courses)
+        yield (
+            f"| {kind.lag} | {kind.correction} | {kind.kv} | {fmean(one.before for one in courses):.2f} → "
+            f"{fmean(one.after for one in courses):.2f} | {min(gains):+.2f} to {max(gains):+.2f} | {pace:.1f} | "
+            f"{fmean(one.stale for one in courses):.1%} |"
+        )
+
+
+def figure(found: Mapping[Kind, Sequence[Course]]) -> Figure:
+    """Reward against steps and against time, one line a kind."""
+    whole = Figure(figsize=(10, 4.2), layout="constrained")
+    by_step, by_time = whole.subplots(1, 2, sharey=True)
+    for place, (kind, courses) in enumerate(found.items()):
+        steps = min(len(one.rewards) for one in courses)
+        rewards = _smoothed([fmean(one.rewards[at] for one in courses) for at in range(steps)])
+        seconds = [fmean(one.seconds[at] for one in courses) for at in range(steps)]
+        style = {"linestyle": "-" if kind.correction == "none" else "--", "color": f"C{place % 10}"}
+        by_step.plot(range(1, steps + 1), rewards, label=f"lag {kind.lag}, {kind.correction}, {kind.kv}", **style)
+        by_time.plot(seconds, rewards, **style)
+    _named(by_step, "optimiser step")
+    _named(by_time, "seconds since the first step")
+    by_step.set_ylabel(f"mean reward (running mean of {_WINDOW})")
+    by_step.legend(fontsize=7)
+    return whole
+
+
+def _named(axes: Axes, x: str) -> None:
+    axes.set_xlabel(x)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    return [fmean(values[max(0, at - _WINDOW + 1) : at + 1]) for at in range(len(values))]
