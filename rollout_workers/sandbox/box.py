@@ -35,6 +35,8 @@ DEPTH: Final = 100
 """Of directories in what is copied out."""
 NAME_BYTES: Final = 256
 """On average, of a path in it."""
+WORD_BYTES: Final = 1 << 17
+"""Of one argument, its NUL byte included: Linux's MAX_ARG_STRLEN with pages of 4 KiB."""
 FIRST_UID: Final = 2_000_000
 DEFAULT: Final = SandboxSpec()
 ADDRESS_SPACE: Final = 4
@@ -157,6 +159,12 @@ class Box:
         variables = dict(env or {})
         if not words or any("\0" in text for text in (*words, cwd, *variables, *variables.values())):
             raise ValueError("a command needs at least one word, and no NUL byte in it, its cwd or its environment")
+        for text in (*words, *(f"{name}={value}" for name, value in variables.items())):
+            if len(text) >= WORD_BYTES // 4 and (size := len(os.fsencode(text))) >= WORD_BYTES:
+                raise ValueError(
+                    f"a word of {size} bytes, {text[:20]!r}…, is longer than a program takes, {WORD_BYTES - 1}: hand "
+                    "it in by `stdin`, in a file, or to `shell`"
+                )
         request = {"op": "exec", "argv": words, "cwd": cwd, "env": variables}
         return await self._run(request, stdin, timeout, output_limit, live)
 

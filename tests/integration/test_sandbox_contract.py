@@ -122,6 +122,12 @@ async def test_signals_and_commands_that_are_none(sandboxes: Sandboxes) -> None:
             await box.exec(["echo", "a\0b"])
         with pytest.raises(ValueError, match="at least one word"):
             await box.exec([])
+        assert (await box.exec(f": {'a' * 100_000}")).exit_code == 0
+        for long in (["true", "ä" * 65_536], "a" * 1_000_000):
+            with pytest.raises(ValueError, match="longer than a program takes, 131071"):
+                await box.exec(long)
+        with pytest.raises(ValueError, match="longer than a program takes"):
+            await box.exec(["true"], env={"A": "a" * (1 << 17)})
         for bad in ({"timeout": 0}, {"timeout": float("inf")}, {"timeout": float("nan")}, {"output_limit": -1}):
             with pytest.raises(ValueError, match="seconds"):
                 await box.exec(["true"], **bad)
