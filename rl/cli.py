@@ -597,8 +597,8 @@ def _bench_rollouts(options: argparse.Namespace) -> int:
 def _bench_async(options: argparse.Namespace) -> int:
     from rl.bench import asynchrony
 
-    waiting = max(asynchrony.SKIPPED + 1, options.steps // 3)
-    work = asynchrony.Work(options.mean, slots=tuple(options.slots), steps=options.steps, waiting_steps=waiting)
+    steps, waiting = (max(asynchrony.SKIPPED + 1, some) for some in (options.steps, options.steps // 3))
+    work = asynchrony.Work(options.mean, slots=tuple(options.slots), steps=steps, waiting_steps=waiting)
     return _measure(options, lambda: asyncio.run(asynchrony.bench(work, _say_aside)), asynchrony.in_words)
 
 

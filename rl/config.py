@@ -234,6 +234,15 @@ class Config(_Model):
         for key, override in limits.items():
             if (tokens := override.apply().tokens) > context:
                 raise ValueError(f"{key}.limits.tokens is {tokens} and rollout.engine.context only {context}")
+        soft = self.data.soft_tokens
+        if soft is not None and soft.first >= (most := max(one.apply().tokens for one in limits.values())):
+            raise ValueError(
+                f"data.soft_tokens.first is {soft.first}, and no episode may have more than {most} tokens: nothing "
+                "would be too long"
+            )
+        lengths = [parts["length"] for parts in self.verifiers.values() if "length" in parts]
+        if soft is None and any(not {"limit", "margin"} & part.options.keys() for part in lengths):
+            raise ValueError("the verifier 'length' needs an option 'limit' or 'margin', or data.soft_tokens")
         for name, part in (("warm_start", self.warm_start), ("eval", self.eval)):
             if part is not None and not self.data.generated:
                 raise ValueError(f"[{name}] needs data.generated: files have neither demonstrations nor held-out tasks")

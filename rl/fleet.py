@@ -129,9 +129,11 @@ class Fleet:
             if worker.actor is not None:
                 worker.actor.tell("offer", ref, data)
 
-    async def sample(self, worker: Worker, key: EpisodeKey, task: Task, *, greedy: bool = False) -> Episode | Failed:
-        """Raises WorkerLost."""
-        return await self._call(worker, "sample", key, task, greedy)  # type: ignore[no-any-return]
+    async def sample(
+        self, worker: Worker, key: EpisodeKey, task: Task, *, greedy: bool = False, version: int = -1
+    ) -> Episode | Failed:
+        """Not before weights of `version` have arrived there. Raises WorkerLost."""
+        return await self._call(worker, "sample", key, task, greedy, version)  # type: ignore[no-any-return]
 
     async def grade(self, worker: Worker, task: Task, episode: Episode) -> Verdict:
         """The verdict; a lost worker is an infrastructure error of the grading, not of the sampling."""

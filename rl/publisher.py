@@ -88,7 +88,10 @@ class Files:
 
 
 class ObjectStore:
-    """The learner leaves them with Ray, which takes them to every worker's host; each makes a file of its own there."""
+    """The learner leaves them with Ray, which takes them to every worker's host; each makes a file of its own there.
+
+    What a Ray of our own cannot keep in its 256 MiB, it puts on disk.
+    """
 
     def __init__(self, learner: Actor, fleet: Fleet, keep: int) -> None:
         self._learner, self._fleet, self._keep = learner, fleet, keep
@@ -139,7 +142,7 @@ async def opened(
         await learner.call("connect", client, len(actors) * engine.tensor_parallel_size)
         yield Broadcast(learner)
     elif engine.transport == "ray":
-        yield ObjectStore(learner, fleet, keep)
+        yield ObjectStore(learner, fleet, max(1, config.guard.gap_versions))
     else:
         with WeightsDirectory.open(directory, model_bytes, keep) as files:
             yield Files(learner, fleet, files)

@@ -24,7 +24,8 @@ def batch_stats(batch: Batch, newest: int) -> dict[str, Any]:
     lags: Counter[int] = Counter()
     for member in members:
         for completion in member.episode.completions:
-            lags[newest - completion.version] += len(completion.tokens)
+            if completion.tokens:
+                lags[newest - completion.version] += len(completion.tokens)
     return {
         "reward": by_domain(members),
         "correct": _shares(members),

@@ -49,10 +49,11 @@ class Rollouts:
     def _may_start(self) -> bool:
         """A slot is free, and what starts now will not be too old by its turn. A learner that waits gets more."""
         config = self._config
-        if self._fleet.least_loaded().acting >= config.rollout.slots:
-            return False
+        free = self._fleet.least_loaded().acting < config.rollout.slots
         if config.algorithm.max_lag == 0:
-            return self._in_a_wave()
+            return self._in_a_wave() and free
+        if not free:
+            return False
         if self._inbox.starving:
             return self._running < 2 * config.rollout.slots * config.rollout.workers
         room = capacity(
@@ -102,7 +103,8 @@ class Rollouts:
     async def _act(self, key: EpisodeKey, task: Task, worker: Worker) -> tuple[Episode | None, EpisodeKey | None]:
         """The episode, or else the attempt to make instead, if another is allowed."""
         try:
-            result = await self._fleet.sample(worker, key, task)
+            version = self._ledger.version if self._config.algorithm.max_lag == 0 else -1
+            result = await self._fleet.sample(worker, key, task, version=version)
         except WorkerLost as error:
             return None, self._again(key, DropReason.WORKER_LOST, str(error))
         if isinstance(result, Episode):

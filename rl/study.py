@@ -1,6 +1,7 @@
 """`cwm-rl study-lag`: what old episodes cost, and what not waiting brings, by lag, correction and cache at a swap."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -76,8 +77,11 @@ def run_study(
         for seed in seeds:
             settings = changed(config, kind.settings(seed))
             directory = settings.run.directory / str(settings.run.id)
-            if not (directory / "report.json").exists() and execute(settings) is None:
-                return None
+            if not (directory / "report.json").exists():
+                # Of one that was interrupted; taken again, for a resumed one has a pause among its seconds.
+                shutil.rmtree(directory, ignore_errors=True)
+                if execute(settings) is None:
+                    return None
             found.setdefault(kind, []).append(course(directory))
     table = "\n".join(lines(found))
     folder = config.run.directory

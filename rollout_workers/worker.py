@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -71,6 +72,9 @@ class RolloutWorker:
         self._graders: dict[str, Grader] = {}
         self._offered: WeightsRef | None = None
         self._mail = asyncio.Event()
+        self._swapped = asyncio.Event()
+        """Set at the next swap, and then another one takes its place."""
+        self._failed = False
         self._own_files = Path()
         self._faults: list[str] = []
         self._grading = 0
@@ -83,7 +87,8 @@ class RolloutWorker:
         setup, config = self._setup, self._setup.config
         self._renderer = Renderer.load(setup.model, reasoning=config.reasoning)
         if config.engine.transport == "ray":
-            self._own_files = self._stack.enter_context(scratch("cwm-rl-received", SHARED_MEMORY))
+            place = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+            self._own_files = self._stack.enter_context(scratch("cwm-rl-received", place))
         backend, chosen = await choose(
             config.sandbox.backend, image=config.sandbox.image, runtime=config.sandbox.runtime, run=setup.run
         )
@@ -120,7 +125,11 @@ class RolloutWorker:
         `data`, (bytes,) uint8, is the file itself where this host cannot read `ref.path`.
         """
         if data is not None:
-            ref = await asyncio.to_thread(self._unpacked, ref.version, data)
+            try:
+                ref = await asyncio.to_thread(self._unpacked, ref.version, data)
+            except OSError as error:
+                self._faults.append(f"weights of version {ref.version} could not be put down here: {error}")
+                return
         if self._offered is None or ref.version > self._offered.version:
             self._offered = ref
             self._mail.set()
@@ -131,15 +140,17 @@ class RolloutWorker:
         with replacing(path) as temporary:
             data.tofile(temporary)
         for old in sorted(self._own_files.glob("*.safetensors"))[:-KEPT]:
-            old.unlink()
+            old.unlink(missing_ok=True)
         return WeightsRef(version, str(path))
 
     async def serve(self) -> None:
         """Sample from the weights that the engine was started with, as version 0. Raises EngineError."""
         await self._engine.serve()
 
-    async def sample(self, key: EpisodeKey, task: Task, greedy: bool = False) -> Episode | Failed:
-        """Act one episode. Raises EngineError."""
+    async def sample(self, key: EpisodeKey, task: Task, greedy: bool = False, version: int = -1) -> Episode | Failed:
+        """Act one episode, not before weights of `version` are in. Raises EngineError."""
+        while self._engine.version < version and not self._failed:
+            await self._swapped.wait()
         sampler = Greedy(self._engine) if greedy else self._engine
         result = await run_episode(key, task, sampler, self._renderer, self._sandboxes)
         if isinstance(result, Episode):
@@ -192,7 +203,11 @@ class RolloutWorker:
             except WeightsError as error:
                 self._faults.append(str(error))
             except EngineError:
-                return  # every later `sample` raises it, and the driver starts another worker
+                self._failed = True  # every later `sample` raises it, and the driver starts another worker
+                return
+            finally:
+                self._swapped.set()
+                self._swapped = asyncio.Event()
 
 
 class _Counted:

@@ -20,7 +20,7 @@ class Part:
     gate: bool = False
     """It is asked first; what it does not find correct gets the lowest reward, and nobody else is asked."""
     if_correct: bool = False
-    """It counts, and is asked, only where the main one finds the answer correct."""
+    """It counts, and is asked, only where the main one finds the answer correct, which then costs at most all of it."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -36,6 +36,8 @@ class Combined:
         if all(part.gate or part.if_correct for part in self.parts.values()):
             raise ValueError("a combined verifier needs at least one component that is no gate and always counts")
         for name, part in self.parts.items():
+            if part.gate and part.if_correct:
+                raise ValueError(f"verifier '{name}' cannot be a gate and count only where the answer is correct")
             if not (math.isfinite(part.weight) and part.weight > 0):
                 raise ValueError(f"the weight of verifier '{name}' must be positive and finite, not {part.weight}")
         given = verifiers or {}
@@ -43,7 +45,8 @@ class Combined:
             name: given[name] if name in given else registry.load(name, **part.options)
             for name, part in self.parts.items()
         }
-        self.lowest = math.fsum(part.weight * self.verifiers[name].lowest for name, part in self.parts.items())
+        always = (name for name, part in self.parts.items() if not part.if_correct)
+        self.lowest = math.fsum(self.parts[name].weight * self.verifiers[name].lowest for name in always)
         self._main = next(name for name, part in self.parts.items() if not (part.gate or part.if_correct))
 
     def check_task(self, task: Task) -> None:
@@ -72,6 +75,8 @@ class Combined:
         if self._main not in verdicts:  # a gate is shut
             return Verdict(Outcome.SCORED, self.lowest, False, detail or f"{list(verdicts)[-1]} is not met", rewards)
         reward = math.fsum(self.parts[name].weight * part for name, part in rewards.items())
+        if any(self.parts[name].if_correct for name in rewards):
+            reward = max(self.lowest, reward)
         return Verdict(Outcome.SCORED, reward, verdicts[self._main].correct, detail, rewards)
 
     async def aclose(self) -> None:

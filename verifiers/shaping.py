@@ -43,7 +43,7 @@ class Length:
     """0 up to `limit - margin` sampled tokens, then linear to -1 at `limit`, after DAPO's soft overlong punishment.
 
     A task's `soft_tokens`, which a schedule may let grow, stand in for `limit - margin`, and without `limit` its own
-    limit is the hard one: with weight 2 and `if_correct` that is CWM's, from 1 to -1 for right answers.
+    limit is the hard one: with weight 2 and `if_correct` that is CWM's, from 1 towards -1 for right answers.
     """
 
     lowest = -1.0
@@ -54,7 +54,10 @@ class Length:
         self.limit, self.margin = limit, margin
 
     def check_task(self, task: Task) -> None:
-        """Any will do."""
+        """Raises ValueError where every answer would be too long."""
+        if self.limit is None and self.margin >= task.limits.tokens:
+            most = task.limits.tokens
+            raise ValueError(f"'margin' is {self.margin}, and an episode of task {task.id} has at most {most} tokens")
 
     async def verify(self, task: Task, submission: Submission, sandboxes: Sandboxes) -> Verdict:
         """Count the tokens of the whole episode that the policy sampled."""

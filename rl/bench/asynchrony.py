@@ -190,15 +190,16 @@ async def _alone(config: Config, batches: int) -> dict[str, float]:
         opened.ledger.publish(0)
         endless = map(tasks.task, count())
         rollouts = Rollouts(config, endless, opened.fleet, opened.ledger, opened.inbox)
-        sampling = asyncio.create_task(rollouts.run())
-        taken: list[Batch] = [await opened.take() for _ in range(2)]
-        began, tokens = time.monotonic(), 0
-        for _ in range(batches):
-            taken.append(await opened.take())
-            tokens += _sampled(taken[-1])
-        sampled = tokens / (time.monotonic() - began)
-        sampling.cancel()
-        await asyncio.wait({sampling})
+        taken: list[Batch] = []
+        async with asyncio.TaskGroup() as both:
+            sampling = both.create_task(rollouts.run())
+            taken += [await opened.take() for _ in range(2)]
+            began, tokens = time.monotonic(), 0
+            for _ in range(batches):
+                taken.append(await opened.take())
+                tokens += _sampled(taken[-1])
+            sampled = tokens / (time.monotonic() - began)
+            sampling.cancel()
         await opened.learn(taken[0])
         began = time.monotonic()
         for batch in taken[1:]:

@@ -118,7 +118,9 @@ class FakeFleet:
         """As the real one."""
         return min(self.workers, key=lambda worker: worker.acting)
 
-    async def sample(self, worker: Worker, key: EpisodeKey, task: Task, *, greedy: bool = False) -> Episode | Failed:
+    async def sample(
+        self, worker: Worker, key: EpisodeKey, task: Task, *, greedy: bool = False, version: int = -1
+    ) -> Episode | Failed:
         """Whatever `act` does."""
         self.tried.append(key)
         self.greedy.add(greedy)

@@ -148,6 +148,19 @@ def test_format(needs: str, reply: str, kept: bool) -> None:
     assert (verdict.correct, verdict.reward) == (kept, 0.0 if kept else -1.0)
 
 
+def test_no_answer_is_worth_less_than_a_wrong_one() -> None:
+    parts = {"length": Part(9.0, if_correct=True), "main": Part(1.0)}
+    combined = Combined(parts, verifiers={"main": Fixed(RIGHT), "length": Fixed(Verdict.scored(-1.0, correct=False))})
+    assert (combined.lowest, verify(combined).reward) == (-1.0, -1.0)
+    with pytest.raises(ValueError, match="cannot be a gate and count only"):
+        Combined({"main": 1.0, "odd": Part(gate=True, if_correct=True)}, verifiers=combined.verifiers)
+
+
+def test_a_margin_that_is_all_of_an_episode() -> None:
+    with pytest.raises(ValueError, match="at most 4096 tokens"):
+        Length(margin=4096).check_task(TASK)
+
+
 @pytest.mark.parametrize("options", [{"limit": 0}, {"limit": 5, "margin": 6}, {"limit": 5, "margin": -1}])
 def test_a_length_that_cannot_be(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="'margin' must be"):

@@ -188,3 +188,11 @@ def test_every_key_is_explained() -> None:
         for name, field in model.model_fields.items():
             # A section is explained by its model's docstring.
             assert field.description or is_model(field.annotation), f"{model.__name__}.{name} has no description"
+
+
+def test_a_length_penalty_that_would_take_nothing_off() -> None:
+    with pytest.raises(ConfigError, match="'length' needs an option"):
+        config_of("verifiers.math={ math = 1.0, length = 0.2 }")
+    with pytest.raises(ConfigError, match="nothing would be too long"):
+        config_of("data.soft_tokens={}", "verifiers.math={ math = 1.0, length = 0.2 }")
+    assert config_of("data.soft_tokens={ first = 10 }", "verifiers.math={ math = 1.0, length = 0.2 }")

@@ -36,10 +36,10 @@ class Executed:
 
     def __call__(self, config: Config) -> tuple[Path, dict[str, Any]] | None:
         self.configs.append(config)
-        if len(self.configs) == self._interrupted_at:
-            return None
         directory = self._root / str(config.run.id)
         directory.mkdir()
+        if len(self.configs) == self._interrupted_at:
+            return None
         with Ledger.create(directory, directory.name, {}) as ledger:
             ledger.publish(0)
             batch = Batch((closed_group(ledger, 1.0, -1.0),), ())
