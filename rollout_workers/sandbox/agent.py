@@ -130,8 +130,9 @@ class Confinement:
         """Own session, killed first when memory runs out, limited, unprivileged. Raises OSError, ValueError."""
         os.setsid()
         must(libc.prctl(4, 1, 0, 0, 0), "PR_SET_DUMPABLE")  # or the next file is not ours to write
-        with open("/proc/self/oom_score_adj", "w") as score:
-            score.write("1000")
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(score, b"1000")
+        os.close(score)
         for name, pair in self.limits.items():
             resource.setrlimit(name, pair)
         if self.uid is not None:
@@ -225,6 +226,7 @@ class Runner:
 
     def __init__(self, confinement: Confinement) -> None:
         self.confinement = confinement
+        self.env = {**DEFAULT_ENV, **os.environ, **OWN_ENV}
         self.jobs: list[Job] = []
         self.shell: Shell | None = None
         self.alone = False
@@ -301,8 +303,10 @@ class Runner:
         spare, self.spare = self.spare, None
         if spare is not None:
             pid, (stdin_in, out, err) = spare.pid, spare.fds
-            with open(spare.orders, "wb", buffering=0) as orders:
-                write_all(orders.fileno(), marshal.dumps((request, env)))
+            try:
+                write_all(spare.orders, marshal.dumps((request, env)))
+            finally:
+                os.close(spare.orders)
         else:
             (given, stdin_in), (out, stdout), (err, stderr) = (os.pipe() for _ in range(3))
             pid, told = self.start(lambda: perform(request, env), (given, stdout, stderr), nursed=nursed)
@@ -698,7 +702,15 @@ def execute(argv: list[str], cwd: str, env: dict[str, str]) -> int:
     """Become the command; 127 and 126 as a shell has them when that fails."""
     try:
         os.chdir(os.path.join(WORK, cwd))
-        os.execve(program_of(argv[0], env["PATH"]), argv, env)  # noqa: S606 - a shell only where one was asked for
+        if "/" not in argv[0]:
+            for folder in env["PATH"].split(":"):  # trying is cheaper than looking first
+                try:
+                    os.execve(f"{folder}/{argv[0]}", argv, env)  # noqa: S606 - a shell only where one was asked for
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    break
+        os.execve(program_of(argv[0], env["PATH"]), argv, env)  # noqa: S606
     except OSError as error:
         os.write(2, f"{error.filename or argv[0]}: {error.strerror}\n".encode())
         return 127 if error.errno == errno.ENOENT else 126
@@ -867,7 +879,7 @@ def begin(request: dict[str, Any], program: bytes) -> Runner:
 def serve(runner: Runner, request: dict[str, Any], body: bytes) -> None:
     """Answer one request, or start what will. Raises OSError."""
     op = request["op"]
-    env = {**DEFAULT_ENV, **os.environ, **OWN_ENV, **request.get("env", {})}
+    env = {**runner.env, **request.get("env", {})}
     if op == "ping":
         send(request["id"], (0, 0, 0), b"")
     elif op == "shell":
