@@ -26,6 +26,8 @@ from verifiers.verdict import Verdict
 TURNS: Final = 6
 REPLY: Final = 16
 """Tokens."""
+TOKENS: Final = 320
+"""Of an episode, at most."""
 EPISODES: Final = 64
 """Of a batch."""
 GROUP: Final = 8
@@ -96,7 +98,7 @@ class Waits:
             VERIFIER,
             environment=ENVIRONMENT,
             visible=self._visible,
-            limits=Limits(turns=TURNS, tokens=320, reply_tokens=REPLY, answer_cut=True),
+            limits=Limits(turns=TURNS, tokens=TOKENS, reply_tokens=REPLY, answer_cut=True),
         )
 
     def drawn(self, counts: Mapping[str, int]) -> int:
@@ -151,7 +153,7 @@ def _config(place: Path, name: str, slots: int, max_lag: int, steps: int) -> Con
             "dtype": "float32",
             "init": {"hidden_size": 128, "layers": 3, "context": 512, "vocab_size": 768, "sliding_window": 512},
         },
-        "data": {"sources": [{"path": "of `Waits`"}]},
+        "data": {"sources": [{"path": "of `Waits`", "limits": {"tokens": TOKENS}}]},
         "rollout": {
             "slots": slots,
             "engine": {"context": 512, "kv_cache_gib": 0.5, "cores": [0]},
