@@ -287,7 +287,7 @@ class Box:
     async def _die(self, symptom: str, *, tampered: bool) -> NoReturn:
         """Hang up, ask the walls whose doing it was, and raise that."""
         self._channel.close()
-        cause = symptom if tampered else await self._walls.cause()
+        cause = await self._walls.cause() or (symptom if tampered else None)  # evidence first
         if self._dead is None:  # the first to see it knows best: others see a channel that was closed
             self._dead = SandboxUnavailable(symptom) if cause is None else SandboxKilled(cause)
         raise self._dead

@@ -43,6 +43,8 @@ END_SECONDS: Final = 3
 REMOVALS: Final = 3
 OWN_PROCESSES: Final = 16
 """The agent, nurses, and children of the agent that move files; commands have their own limit beside it."""
+FULL: Final = 0.95
+"""Share of its memory with which a sandbox is out of it, where nobody was killed."""
 SAFE_RUNC, NEXT_RUNC, SAFE_NEXT_RUNC = (1, 2, 8), (1, 3, 0), (1, 3, 3)
 GVISOR: Final = "runsc"
 GVISOR_PROCESSES, GVISOR_SHARE = 512, 32
@@ -216,9 +218,15 @@ class Container:
             with suppress(SandboxUnavailable):
                 await call(self.client.wait, self.name, timeout=END_SECONDS)
             state = (await call(self.client.inspect_container, self.name))["State"]
+            stats = await call(self.client.stats, self.name, stream=False) if state["Running"] else {}
         except SandboxUnavailable:
             return None  # an engine that does not answer is no evidence
-        return "out of memory: the engine saw its container killed for it" if state["OOMKilled"] else None
+        if state["OOMKilled"]:
+            return "out of memory: the engine saw its container killed for it"
+        # One without an agent goes on when nothing can be started in it any more.
+        memory = stats.get("memory_stats", {})
+        full = "limit" in memory and memory.get("usage", 0) > FULL * memory["limit"]
+        return "out of memory: its commands hold all that it may have" if full else None
 
     async def remove(self) -> None:
         """Kill and remove it; it may never have been. Raises SandboxUnavailable, and leaves it to `sweep`."""
