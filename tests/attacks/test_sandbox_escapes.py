@@ -44,7 +44,7 @@ async def test_every_attempt_is_contained(
     sandboxes: Sandboxes, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if isinstance(sandboxes, Docker) and sandboxes.runtime is not None:
-        monkeypatch.setattr(selftest, "FLOOD", selftest.FLOOD // 10)  # 100 MB/s, in its pipes
+        monkeypatch.setattr(selftest, "FLOOD", selftest.FLOOD // 100)  # its pipes are slow
     found = await try_one(attempt, sandboxes)
     assert found.contained, found.seen
 

@@ -75,8 +75,8 @@ def cwm_rl(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Ite
 
 
 def train(runs: Path, *settings: str) -> tuple[str, ...]:
-    """Arguments of five steps in `runs`/run, in small batches: what they show does not hang on their size."""
-    small = ("--set", "algorithm.token_budget=2000", "--set", "rollout.slots=16")
+    """Arguments of four steps in `runs`/run, in small batches: what they show does not hang on their size."""
+    small = ("--set", "run.steps=4", "--set", "algorithm.token_budget=2000", "--set", "rollout.slots=16")
     return ("train", CONFIG, "--set", f"run.directory={runs}", "--set", "run.id=run", *small, *settings)
 
 

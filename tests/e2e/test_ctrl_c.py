@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
 
 def test_ctrl_c_ends_in_good_order(tmp_path: Path) -> None:
     with cwm_rl(tmp_path / "log", *train(tmp_path)) as command:
-        command.wait_for("step 1/5")
+        command.wait_for("step 1/4")
         _interrupt(command, 1, tmp_path, seconds=10)
 
 
