@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from rl.config import Config, ConfigError, changed
 from rl.ledger import Reader
+from rl.ledger.schema import FILE
 from rollout_workers.weights import replacing
 
 LAGS: Final = (0, 1, 2, 4, 8)
@@ -78,8 +79,7 @@ def run_study(
             settings = changed(config, kind.settings(seed))
             directory = settings.run.directory / str(settings.run.id)
             if not (directory / "report.json").exists():
-                # Of one that was interrupted; taken again, for a resumed one has a pause among its seconds.
-                shutil.rmtree(directory, ignore_errors=True)
+                _clear(directory)
                 if execute(settings) is None:
                     return None
             found.setdefault(kind, []).append(course(directory))
@@ -89,6 +89,19 @@ def run_study(
         whole.write_text(f"{table}\n")
     figure(found).savefig(folder / "study-lag.png", dpi=200)
     return table
+
+
+def _clear(directory: Path) -> None:
+    """Remove what an interrupted run left; it is taken again, for a resumed one has a pause among its seconds.
+
+    Raises ConfigError where it still runs.
+    """
+    if (directory / FILE).exists():
+        with Reader(directory) as reader:
+            if reader.is_written:
+                raise ConfigError(f"another process writes {directory}: wait for it, or end it with `cwm-rl stop`")
+    if directory.exists():
+        shutil.rmtree(directory)
 
 
 def course(directory: Path) -> Course:

@@ -8,6 +8,7 @@ from fakes import config_of
 from test_controls import EVALUATED, Executed
 
 from rl.config import ConfigError
+from rl.ledger import Ledger
 from rl.study import Course, Kind, lines, run_study
 
 TWO = {"lags": (0, 4), "corrections": ("none",), "caches": ("keep",), "seeds": (0, 1)}
@@ -25,6 +26,14 @@ def test_every_run_is_taken_once_and_those_that_are_there_are_not(tmp_path: Path
     assert len(table.splitlines()) == 4
     assert (tmp_path / "study-lag.md").read_text() == f"{table}\n"
     assert (tmp_path / "study-lag.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_still_runs_is_left_alone(tmp_path: Path) -> None:
+    running = tmp_path / "lag-0-none-keep-0"
+    running.mkdir()
+    with Ledger.create(running, running.name, {}), pytest.raises(ConfigError, match="another process writes"):
+        run_study(config_of(*EVALUATED, f"run.directory={tmp_path}"), Executed(tmp_path), **TWO)
+    assert running.is_dir()
 
 
 def test_a_row_has_means_and_the_range_of_gains() -> None:
