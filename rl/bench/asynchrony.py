@@ -14,6 +14,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from rl import prepare, run
+from rl.bench.rollouts import SHAPES
 from rl.config import Config, validated
 from rl.inbox import Batch
 from rl.ledger import Reader
@@ -151,7 +152,7 @@ def _config(place: Path, name: str, slots: int, max_lag: int, steps: int) -> Con
         "run": {"id": name, "directory": str(place), "steps": steps},
         "model": {
             "dtype": "float32",
-            "init": {"hidden_size": 128, "layers": 3, "context": 512, "vocab_size": 768, "sliding_window": 512},
+            "init": SHAPES["nano"].model_dump(),
         },
         "data": {"sources": [{"path": "of `Waits`", "limits": {"tokens": TOKENS}}]},
         "rollout": {
