@@ -75,6 +75,8 @@ class Engine:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     if os.geteuid() or not shutil.which("dockerd"):
         pytest.skip("an engine of the tests' own needs root and dockerd: see deploy/install-docker.sh")
+    if subprocess.run(["docker", "image", "inspect", docker.BASE_IMAGE], capture_output=True).returncode:
+        pytest.skip(f"a running engine that has {docker.BASE_IMAGE} is needed: see deploy/install-docker.sh")
     with subprocess.Popen(["docker", "save", docker.BASE_IMAGE], stdout=subprocess.PIPE) as image:
         folder = tmp_path_factory.mktemp("engine")
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)], check=True)
