@@ -55,8 +55,8 @@ OWN_ENV = {"HOME": "/tmp", "TMPDIR": "/tmp", "USER": "sandbox", "LOGNAME": "sand
 OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 
 SAY = b"command echo $? >&3\n"
-INHERITED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-"""Python ignores the first two; a shell ignores the others for what it starts in the background."""
+INHERITED = (signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+"""Python ignores the first; a shell ignores the others for what it starts in the background."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -126,24 +126,25 @@ class Confinement:
         self.uid = uid
         self.limits = {getattr(resource, name): (soft, hard) for name, (soft, hard) in limits.items()}
 
-    def enter(self) -> None:
-        """Own session, killed first when memory runs out, limited, unprivileged. Raises OSError, ValueError."""
+    def limit(self) -> None:
+        """Own session, killed first when memory runs out, limited. Raises OSError, ValueError."""
         os.setsid()
-        must(libc.prctl(4, 1, 0, 0, 0), "PR_SET_DUMPABLE")  # or the next file is not ours to write
+        if self.uid is None:
+            must(libc.prctl(4, 1, 0, 0, 0), "PR_SET_DUMPABLE")  # or the next file is not ours to write
         score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(score, b"1000")
         os.close(score)
         for name, pair in self.limits.items():
             resource.setrlimit(name, pair)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # exec would pass on that the agent ignores it
+
+    def give_up(self) -> None:
+        """Unprivileged from here on. Raises OSError."""
         if self.uid is not None:
-            os.setgroups([])
             os.setresgid(self.uid, self.uid, self.uid)
             os.setresuid(self.uid, self.uid, self.uid)
             if self.uid == 0:  # which keeps the agent's capabilities for it
                 capabilities(0)
-        os.umask(0o022)
-        for ignored in INHERITED:  # exec would pass that on
-            signal.signal(ignored, signal.SIG_DFL)
 
 
 # --- running children -------------------------------------------------------------------------------------------
@@ -215,7 +216,10 @@ class Job:
 
 
 class Spare:
-    """A confined child that waits for its orders. It is there only while nothing else is: nobody tampers with it."""
+    """A child that waits for its orders, still under the agent's uid.
+
+    It is there only while nothing is that could tamper with it: a command of the same uid, or one that has a nurse.
+    """
 
     def __init__(self, pid: int, orders: int, fds: tuple[int, int, int]) -> None:
         self.pid, self.orders, self.fds = pid, orders, fds
@@ -290,7 +294,17 @@ class Runner:
     @property
     def wants_spare(self) -> bool:
         """Whether one may be made now; who has run one command, will run another."""
-        return self.busy and self.spare is None and self.shell is None and not self.jobs
+        if not self.busy or self.spare is not None or self.shell is not None:
+            return False
+        return not self.jobs or (self.may_hide and len(self.jobs) == 1 and not self.jobs[0].nursed)
+
+    @property
+    def may_hide(self) -> bool:
+        """Whether a spare may be there while a command runs, whose uid is another: half of a short command's time.
+
+        Not in gVisor, where nobody could tell who is left of the commands.
+        """
+        return self.can_nurse and bool(self.confinement.uid)
 
     @property
     def full(self) -> bool:
@@ -300,6 +314,8 @@ class Runner:
     def run(self, request: dict[str, Any], env: dict[str, str], stdin: bytes, timeout: float, limit: int) -> Job:
         """Have a confined child do it; the result is the exit code. Raises OSError."""
         nursed, told = any(not job.nursed for job in self.jobs), -1
+        if nursed:
+            self.dismiss()
         spare, self.spare = self.spare, None
         if spare is not None:
             pid, (stdin_in, out, err) = spare.pid, spare.fds
@@ -323,11 +339,23 @@ class Runner:
         """Fork a spare, if one can be had."""
         try:
             (given, stdin_in), (out, stdout), (err, stderr), (orders, orders_in) = (os.pipe() for _ in range(4))
-            pid, _ = self.start(obey, (given, stdout, stderr, orders), nursed=False)
+            pid, _ = self.start(self.obey, (given, stdout, stderr, orders), nursed=False)
         except OSError:
             self.busy = False
         else:
             self.spare = Spare(pid, orders_in, (stdin_in, out, err))
+
+    def obey(self) -> int:
+        """Wait for orders on descriptor 3, and follow them."""
+        program_of("true", DEFAULT_ENV["PATH"])  # the memory that this touches is copied now, and not later
+        orders = bytearray()
+        while piece := os.read(3, CHUNK):
+            orders += piece
+        os.close(3)
+        if not orders:
+            return UNCONFINED
+        self.confinement.give_up()
+        return perform(*marshal.loads(orders))  # noqa: S302 - the agent's word
 
     def dismiss(self) -> None:
         """The spare goes before anything starts that it does not become."""
@@ -427,7 +455,9 @@ class Runner:
                 os.dup2(source, target)
             signal.set_wakeup_fd(-1)
             os.closerange(len(fds), 1024)  # what stays open here, others wait for; and commands could reach it
-            self.confinement.enter()
+            self.confinement.limit()
+            if body != self.obey:  # which does so once it has its orders
+                self.confinement.give_up()
             code = body()
         finally:
             os._exit(code)
@@ -546,12 +576,18 @@ class Runner:
                 send_signal(pid, signal.SIGCONT)
 
     def kill_all(self) -> None:
-        """Kill every process of the namespace but this one, and reap them. Raises SurvivorsError."""
+        """Kill every process of the namespace but this one and a spare, and reap them. Raises SurvivorsError."""
+        uid = self.confinement.uid if self.spare is not None else None
         deadline = time.monotonic() + SWEEP_SECONDS
         while time.monotonic() < deadline:
-            send_signal(-1, signal.SIGKILL)
             self.alone = False
-            self.reap()
+            if uid:
+                kill_in_the_name_of(uid)
+                self.reap()
+                self.alone = not has_processes(uid)
+            else:
+                send_signal(-1, signal.SIGKILL)
+                self.reap()
             if self.alone:  # nobody left to wait for: process 1 is the parent of every orphan
                 return
             self.pause()
@@ -637,6 +673,24 @@ def send_signal(pid: int, number: int) -> None:
         pass
 
 
+def kill_in_the_name_of(uid: int) -> None:
+    """Kill every process that `uid` may kill: its own, and no other."""
+    os.setresuid(uid, uid, 0)
+    try:
+        send_signal(-1, signal.SIGKILL)
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def has_processes(uid: int) -> bool:
+    """Whether there are any in this namespace; dead ones that nobody has reaped count."""
+    try:
+        os.getpriority(os.PRIO_USER, uid)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def write_some(fd: int, data: memoryview) -> memoryview | None:
     """What is still to be written, None when all is or nobody reads."""
     try:
@@ -673,17 +727,6 @@ def oom_kills(counter: int | None) -> int:
 # --- what children do -------------------------------------------------------------------------------------------
 
 
-def obey() -> int:
-    """Wait for orders on descriptor 3, and follow them."""
-    orders = bytearray()
-    while piece := os.read(3, CHUNK):
-        orders += piece
-    os.close(3)
-    if not orders:
-        return UNCONFINED
-    return perform(*marshal.loads(orders))  # noqa: S302 - the agent's word
-
-
 def perform(request: dict[str, Any], env: dict[str, str]) -> int:
     """Do what was asked for, with `env` if it is a program; the exit code."""
     op = request["op"]
@@ -702,15 +745,7 @@ def execute(argv: list[str], cwd: str, env: dict[str, str]) -> int:
     """Become the command; 127 and 126 as a shell has them when that fails."""
     try:
         os.chdir(os.path.join(WORK, cwd))
-        if "/" not in argv[0]:
-            for folder in env["PATH"].split(":"):  # trying is cheaper than looking first
-                try:
-                    os.execve(f"{folder}/{argv[0]}", argv, env)  # noqa: S606 - a shell only where one was asked for
-                except FileNotFoundError:
-                    continue
-                except OSError:
-                    break
-        os.execve(program_of(argv[0], env["PATH"]), argv, env)  # noqa: S606
+        os.execve(program_of(argv[0], env["PATH"]), argv, env)  # noqa: S606 - a shell only where one was asked for
     except OSError as error:
         os.write(2, f"{error.filename or argv[0]}: {error.strerror}\n".encode())
         return 127 if error.errno == errno.ENOENT else 126
@@ -762,8 +797,8 @@ def program_of(name: str, path: str) -> str:
     if "/" in name:
         return name
     for folder in path.split(":"):
-        found = os.path.join(folder, name)
-        if os.path.isfile(found) and os.access(found, os.X_OK):
+        found = f"{folder}/{name}"
+        if os.access(found, os.X_OK) and os.path.isfile(found):
             return found
     raise FileNotFoundError(errno.ENOENT, "command not found", name)
 
@@ -872,6 +907,9 @@ def begin(request: dict[str, Any], program: bytes) -> Runner:
     uid: int | None = request["uid"]
     if uid is not None and os.stat(WORK).st_uid != uid:
         os.chown(WORK, uid, uid)
+    if uid is not None:
+        os.setgroups([])
+    os.umask(0o022)
     harden(program)
     return Runner(Confinement(uid, request["limits"]))
 
@@ -896,7 +934,8 @@ def main() -> NoReturn:
             "the agent kills every process it can see: it runs as process 1 of its own namespace or not at all"
         )
     os.closerange(3, 1024)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # process 1 is deaf to signals that it does not handle
+    for ignored in INHERITED:  # commands would inherit that; process 1 is deaf to signals that it does not handle
+        signal.signal(ignored, signal.SIG_DFL)
     runner: Runner | None = None
     while True:
         request, body = receive() if runner is None else runner.next_request()

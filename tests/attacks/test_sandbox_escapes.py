@@ -51,6 +51,43 @@ async def test_nobody_hides_from_the_memory_killer(sandboxes: Sandboxes) -> None
         assert (await box.exec("echo -1000 > /proc/self/oom_score_adj")).exit_code != 0
 
 
+MEDDLE = r"""
+import ctypes, os, subprocess, time
+time.sleep(0.3)  # the next command's process is there by now
+subprocess.Popen(["sleep", "1000"], start_new_session=True)  # and somebody outlives this one
+trace = ctypes.CDLL(None, use_errno=True).ptrace
+others = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pid not in (1, os.getpid())]
+waiting = [pid for pid in others if os.stat(f"/proc/{pid}").st_uid == 0]
+reached = []
+for pid in waiting:
+    for way in (
+        lambda: os.kill(pid, 9), lambda: os.kill(pid, 19), lambda: os.listdir(f"/proc/{pid}/fd"),
+        lambda: open(f"/proc/{pid}/mem", "rb"), lambda: open(f"/proc/{pid}/environ", "rb").read(),
+        lambda: open(f"/proc/{pid}/oom_score_adj", "w"), lambda: os.setpriority(os.PRIO_PROCESS, pid, 19),
+        lambda: os.sched_setaffinity(pid, {0}), lambda: 1 / (1 + trace(16, pid, 0, 0)),
+    ):
+        try:
+            way()
+            reached.append(pid)
+        except (OSError, ZeroDivisionError):
+            pass
+print(len(waiting), reached)
+"""
+
+
+async def test_a_command_cannot_reach_the_process_that_waits_for_the_next(sandboxes: Sandboxes) -> None:
+    if isinstance(sandboxes, Docker) and sandboxes.runtime is not None:
+        return  # in gVisor it waits only while no command runs
+    if os.geteuid() != 0:
+        pytest.skip("where the agent is not root, it waits only while no command runs")
+    async with sandboxes.open() as box:
+        for _ in range(2):
+            result = await box.exec(["python3", "-c", MEDDLE], timeout=30)
+            assert (result.stdout, result.stderr) == (b"1 []\n", b"")
+        left = await box.exec('for one in /proc/[0-9]*; do tr "\\0" " " < $one/cmdline; done 2>/dev/null')
+        assert b"sleep 1000" not in left.stdout
+
+
 async def test_endless_output_ends_at_the_timeout(sandboxes: Sandboxes) -> None:
     async with sandboxes.open() as box:
         start = time.monotonic()
