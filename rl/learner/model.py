@@ -120,7 +120,6 @@ def _hidden(model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
         input_ids=tokens[None],
         position_ids=positions[None],
         use_cache=False,
-        positions=positions,
         row_lengths=batch.row_lengths,
     )
     return out.last_hidden_state[0, places - 1], places, tokens[places]
@@ -161,7 +160,7 @@ def _check_head(path: str, model: Any) -> None:
     """Refuse a model whose logits are more than a matrix times its last hidden states: we would compute others."""
     at = torch.arange(4, device=model.device)
     tokens = at[None] + 1  # an embedding of 0 would be padding's, which is 0 with any head
-    options = {"position_ids": at[None], "positions": at, "row_lengths": (4,), "use_cache": False}
+    options = {"position_ids": at[None], "row_lengths": (4,), "use_cache": False}
     head = model.get_output_embeddings()
     if head is None or not torch.equal(
         head(model.base_model(input_ids=tokens, **options).last_hidden_state),
