@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ SPECIAL_TOKENS = (
     *TRACE_TOKENS,
 )
 
+_PHRASE = re.compile(r"[^\d\n]*\n+|[^\d\n]+")
+
 _NAMED_TOKENS = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "pad_token": "<|pad|>"}
 
 # Roles stand verbatim in the header, so `tool: bash` needs no token of its own.
@@ -66,6 +69,7 @@ class InitModel(BaseModel):
     context: int = Field(4096, ge=64, description="Longest sequence, in tokens.")
     vocab_size: int = Field(512, ge=256 + len(SPECIAL_TOKENS), description="Bytes, special tokens and learnt merges.")
     initializer_range: float = Field(0.05, gt=0, description="Standard deviation of the initial weights.")
+    phrases: int = Field(0, ge=0, description="Of the vocabulary: whole phrases, those that save the most tokens.")
     corpus: tuple[str, ...] = Field((), description="Text files to learn merges from; none gives plain bytes.")
     seed: int = Field(0, description="Seed of the weights. Same seed, same files.")
 
@@ -75,15 +79,18 @@ class InitModel(BaseModel):
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of twice the {self.heads} heads")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of the {self.kv_heads} kv_heads")
+        if self.vocab_size - self.phrases < 256 + len(SPECIAL_TOKENS):
+            raise ValueError(f"vocab_size {self.vocab_size} leaves no room for {self.phrases} phrases beside the bytes")
         return self
 
 
-def build_tokenizer(corpus: Sequence[Path], vocab_size: int, texts: Iterable[str] = ()) -> Any:
+def build_tokenizer(corpus: Sequence[Path], vocab_size: int, texts: Iterable[str] = (), phrases: int = 0) -> Any:
     """A byte-level BPE with single digits, chat roles and trace tokens, learnt from files and from `texts`.
 
-    Raises OSError for a file it cannot read.
+    Merges end at words; `phrases` of the vocabulary are longer, see `_phrases`. Raises OSError for a file it cannot
+    read.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
@@ -96,12 +103,16 @@ def build_tokenizer(corpus: Sequence[Path], vocab_size: int, texts: Iterable[str
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - phrases,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(chain(_lines(corpus), texts), trainer)
+    everything = list(chain(_lines(corpus), texts))
+    whole = _phrases(everything, phrases, lambda text: len(tokenizer.pre_tokenizer.pre_tokenize_str(text)))
+    rest = re.compile("|".join(map(re.escape, sorted(whole, key=len, reverse=True))) or r"\Z")
+    tokenizer.train_from_iterator((piece for text in everything for piece in rest.split(text)), trainer)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False, special=False) for phrase in whole])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **_NAMED_TOKENS,
@@ -124,7 +135,7 @@ def init_model(shape: InitModel, target: Path, texts: Iterable[str] = ()) -> int
     if target.exists():
         raise InitModelError(f"{target} exists: choose another path, or remove it")
     try:
-        tokenizer = build_tokenizer([Path(path) for path in shape.corpus], shape.vocab_size, texts)
+        tokenizer = build_tokenizer([Path(path) for path in shape.corpus], shape.vocab_size, texts, shape.phrases)
         target.mkdir(parents=True)
     except OSError as error:
         raise InitModelError(f"{error.filename}: {error.strerror}") from error
@@ -171,6 +182,16 @@ def digest(directory: Path) -> str:
 def pieces(text: str) -> Iterator[str]:
     """What stands between special tokens, on whose spelling no merge should be spent."""
     return filter(None, re.split("|".join(map(re.escape, SPECIAL_TOKENS)), text))
+
+
+def _phrases(texts: Iterable[str], count: int, words: Callable[[str], int]) -> list[str]:
+    """What stands between two digits, or on a line, and saves the most if it is one token instead of its words.
+
+    What repeats as often as that is markup and boilerplate: all that a task changes is left to the merges.
+    """
+    seen = Counter(piece for text in texts for piece in _PHRASE.findall(text)) if count else Counter[str]()
+    saved = {piece: times * (words(piece) - 1) for piece, times in seen.items()}
+    return sorted(filter(saved.__getitem__, saved), key=lambda piece: (-saved[piece], piece))[:count]
 
 
 def _lines(corpus: Sequence[Path]) -> Iterator[str]:

@@ -26,7 +26,10 @@ class SftConfig(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient is clipped to this norm.")
     seed: int = Field(0, description="Of the order of conversations.")
     device: str = Field("cpu", description='"cpu" or "cuda".')
-    threads: int = Field(2, ge=1, description="torch threads on a CPU.")
+    threads: int = Field(2, ge=1, description="torch threads on a CPU, of every replica.")
+    replicas: int = Field(
+        1, ge=1, description="Of a small model, work side by side on parts of a batch; float32 on a CPU."
+    )
     checkpoint_seconds: float = Field(60, gt=0, description="Seconds between savings of what is not finished.")
 
     @model_validator(mode="after")

@@ -17,7 +17,8 @@ from rl.interrupts import stop_asked
 from rl.learner import checkpoint, model
 from rl.learner.masters import Masters
 from rl.learner.muon import Muon
-from rl.learner.packing import Row, pack
+from rl.learner.packing import MicroBatch, Row
+from rl.learner.replicas import Replicas
 from rl.progress import Say, progress
 from rl.sft_config import SftConfig
 from rl.sft_data import Conversations, Cursor, batches
@@ -33,7 +34,7 @@ RECORD = "sft.json"
 _BAR = 1000
 """Marks of the progress bar."""
 _SMOOTHING = 0.9
-_WITHOUT_EFFECT = {"threads", "checkpoint_seconds", "microbatch_tokens", "device"}
+_WITHOUT_EFFECT = {"threads", "replicas", "checkpoint_seconds", "microbatch_tokens", "device"}
 """Settings that change a result by rounding at most."""
 
 
@@ -121,7 +122,10 @@ class Trainer:
         except (OSError, ValueError, RuntimeError) as error:
             raise SftError(f"the model at {source} does not load: {str(error).splitlines()[0]}") from error
         self._masters = Masters(self._model, getattr(torch, stage.dtype))
-        self._optimisers = _optimisers(self._model, self._masters, stage.config)
+        if stage.config.replicas > 1 and (stage.dtype, stage.config.device) != ("float32", "cpu"):
+            raise SftError("replicas are for float32 on a CPU: set replicas=1")
+        self._replicas = Replicas(self._model, stage.config.replicas)
+        self._optimisers = _optimisers(self._model, self._masters, stage.config, self._replicas)
         if path is not None:
             for optimiser, _ in self._optimisers:
                 checkpoint.load_optimiser(path, self._masters, optimiser)
@@ -133,7 +137,7 @@ class Trainer:
         """Train until the budget is used. Raises SftInterrupted, SftFailed, NothingFits."""
         config, start = self._stage.config, self._state
         began = saved = time.monotonic()
-        with stop_asked() as stop, progress("supervised stage", _BAR, self._done(), self._say) as show:
+        with self._replicas, stop_asked() as stop, progress("supervised stage", _BAR, self._done(), self._say) as show:
             stream = batches(
                 self._stage.conversations,
                 self._renderer,
@@ -195,12 +199,13 @@ class Trainer:
     def _step(self, rows: tuple[Row, ...]) -> tuple[float, int]:
         """One optimiser step. Returns the mean loss of the policy's tokens, and how many they are."""
         config = self._stage.config
-        packed = pack(rows, config.microbatch_tokens)
+        packed = self._replicas.pack(rows, config.microbatch_tokens)
         count = sum(int(one.mask.sum()) for one in packed)
-        loss = 0.0
-        for one in packed:
-            part, _ = model.backward(self._model, one, 1.0, lambda logp, _: -logp.sum() / count, Clock(), entropy=False)
-            loss += part
+
+        def backward(replica: Any, one: MicroBatch) -> float:
+            return model.backward(replica, one, 1.0, lambda logp, _: -logp.sum() / count, Clock(), entropy=False)[0]
+
+        loss = math.fsum(self._replicas.backward(packed, backward))
         stepped = [one for _, one in self._masters.named_parameters()]
         norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm).item()
         if not math.isfinite(loss + norm):
@@ -235,7 +240,9 @@ class Trainer:
         return min(one for one in (longest, of_model, 1 << 30) if one)
 
 
-def _optimisers(policy: Any, masters: Masters, config: SftConfig) -> list[tuple[torch.optim.Optimizer, float]]:
+def _optimisers(
+    policy: Any, masters: Masters, config: SftConfig, replicas: Replicas
+) -> list[tuple[torch.optim.Optimizer, float]]:
     """Each with its full learning rate. Muon is for hidden matrices: an embedding or a head is a table of vectors."""
     tables = {id(part.weight) for part in (policy.get_input_embeddings(), policy.get_output_embeddings()) if part}
     named = {name for name, one in policy.named_parameters() if one.ndim == 2 and id(one) not in tables}
@@ -246,7 +253,8 @@ def _optimisers(policy: Any, masters: Masters, config: SftConfig) -> list[tuple[
         (torch.optim.AdamW(rest, config.lr, config.betas, weight_decay=config.weight_decay), config.lr)
     ]
     if config.muon_lr and matrices:
-        found.append((Muon(matrices, config.muon_lr, weight_decay=config.weight_decay), config.muon_lr))
+        muon = Muon(matrices, config.muon_lr, weight_decay=config.weight_decay, over=replicas.map)
+        found.append((muon, config.muon_lr))
     return found
 
 

@@ -31,7 +31,7 @@ def packed_attention(
     A function of transformers' attention interface; it builds its masks itself, so `attention_mask` is None.
     """
     rows = zip(*(torch.split(one, list(row_lengths), dim=2) for one in (query, key, value)), strict=True)
-    out = [part for row in rows for part in _row(*row, sliding_window or row[0].shape[2], scaling)]
+    out = [part for q, k, v in rows for part in _row(q, k, v, sliding_window or q.shape[2], scaling)]
     return torch.cat(out, dim=2).transpose(1, 2), None
 
 

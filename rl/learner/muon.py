@@ -1,6 +1,7 @@
 """Muon: momentum whose matrices are brought near the nearest orthogonal ones (Jordan 2024, kellerjordan.github.io)."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,15 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        over: Callable[..., Iterable[Any]] = map,
     ) -> None:
+        """`over` is `map`, or maps in threads: shapes are independent of each other."""
+        self._over = over
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         if any(one.ndim != 2 for group in self.param_groups for one in group["params"]):
             raise ValueError("Muon takes matrices")
@@ -33,11 +41,17 @@ class Muon(torch.optim.Optimizer):
             for one in group["params"]:
                 if one.grad is not None:
                     by_shape.setdefault(one.shape, []).append(one)
-            for (rows, columns), same in by_shape.items():
-                updates = orthogonal(torch.stack([self._moved(one, one.grad, group["momentum"]) for one in same]))
-                torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
-                scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-                torch._foreach_add_(same, list(updates.to(same[0].dtype).unbind()), alpha=-scale)
+            largest_first = sorted(by_shape.values(), key=lambda same: -len(same) * same[0].numel())
+            list(self._over(partial(self._step, group), largest_first))
+
+    @torch.no_grad()
+    def _step(self, group: dict[str, Any], same: list[Tensor]) -> None:
+        """Of all matrices of a shape."""
+        rows, columns = same[0].shape
+        updates = orthogonal(torch.stack([self._moved(one, one.grad, group["momentum"]) for one in same]))
+        torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
+        scale = group["lr"] * max(1.0, rows / columns) ** 0.5
+        torch._foreach_add_(same, list(updates.to(same[0].dtype).unbind()), alpha=-scale)
 
     def _moved(self, one: Tensor, gradient: Any, momentum: float) -> Tensor:
         """The gradient with Nesterov's momentum, which this moves on."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rl.init_model import SPECIAL_TOKENS, InitModel, InitModelError, digest, init_model
+from rl.init_model import SPECIAL_TOKENS, InitModel, InitModelError, build_tokenizer, digest, init_model
 
 CORPUS = "What is 7 + 5?\nWrite a Python function.\n" * 20
 
@@ -69,6 +69,37 @@ def test_a_corpus_makes_texts_shorter(tokenizer: Any) -> None:
     assert len(tokenizer(" function")["input_ids"]) < len(" function")
     digits = tokenizer("1234", add_special_tokens=False)["input_ids"]
     assert len(digits) == 4, "a number is spelt digit by digit"
+
+
+REPEATED = "<output>\nx = 7\n</output>\n3 turns left. x = 12\n"
+
+
+@pytest.fixture(scope="module")
+def with_phrases() -> Any:
+    return build_tokenizer([], 340, [REPEATED] * 20 + ["another = 3\n"], 4)
+
+
+def test_what_repeats_between_digits_and_lines_is_one_token(with_phrases: Any) -> None:
+    found = [with_phrases.decode([one]) for one in with_phrases(REPEATED, add_special_tokens=False)["input_ids"]]
+    assert found[:3] == ["<output>\n", "x = ", "7"]
+    assert found[4:7] == ["</output>\n", "3", " turns left. x = "]
+    assert len(with_phrases) <= 340
+    assert with_phrases.all_special_tokens == build_tokenizer([], 300).all_special_tokens
+
+
+@given(
+    parts=st.lists(st.one_of(st.text(), st.sampled_from(["<output>\n", " turns left. x = ", "x = ", *SPECIAL_TOKENS])))
+)
+def test_any_text_with_phrases_comes_back(with_phrases: Any, parts: list[str]) -> None:
+    text = "".join(parts)
+    ids = with_phrases(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert with_phrases.decode(ids) == text
+    assert not set(ids) & set(with_phrases.all_special_ids), "nobody forges a special token by a phrase beside it"
+
+
+def test_phrases_leave_room_for_the_bytes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="vocab_size 300 leaves no room for 40 phrases beside the bytes"):
+        tiny_model(tmp_path / "m", vocab_size=300, phrases=40)
 
 
 @pytest.mark.parametrize("token", SPECIAL_TOKENS)

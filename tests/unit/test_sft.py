@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from rl.cli import main
 from rl.init_model import InitModel
 from rl.learner import model as policy
 from rl.learner.muon import Muon, orthogonal
-from rl.learner.packing import Row, pack
+from rl.learner.packing import MicroBatch, Row, pack
+from rl.learner.replicas import Replicas
 from rl.sft import SftError, SftInterrupted, Stage, from_file, train, warm_start
 from rl.sft_config import SftConfig
 from rl.sft_data import CHUNK, Cursor, NothingFits, batches, demonstration_row
 from rl.sft_trainer import SftFailed, partial_of
 from rl.tasks.conversations import Shuffled, read
+from rollout_workers.clock import Clock
 from rollout_workers.renderer import Renderer
 from verifiers.task import Message
 
@@ -93,6 +96,44 @@ def test_it_learns(base: Path, tmp_path: Path) -> None:
     prompt = torch.tensor([own.prompt([Message("user", "b")])])
     said = net.generate(prompt, max_new_tokens=4, do_sample=False)[0, prompt.shape[1] :]
     assert own.decode(said.tolist()) == "bbb"
+
+
+def test_replicas_learn_the_same(base: Path, tmp_path: Path) -> None:
+    for count in (1, 3):
+        train(stage(base, replicas=count, tokens=3000), tmp_path / str(count), silent)
+    one, three = (load_file(tmp_path / name / "model.safetensors") for name in "13")
+    before = load_file(base / "model.safetensors")
+    for name, weights in one.items():
+        moved = (weights - before[name]).norm()
+        assert (three[name] - weights).norm() <= 1e-3 * moved, name
+
+
+def test_replicas_share_weights_and_add_their_gradients_up(base: Path, renderer: Renderer) -> None:
+    rows = [demonstration_row(renderer, talk(index)) for index in range(9)]
+
+    def backward(net: Any, batch: MicroBatch) -> float:
+        return policy.backward(net, batch, 1.0, lambda logp, _: -logp.sum(), Clock())[0]
+
+    found = []
+    for count in (1, 2, 4):
+        net = policy.load(str(base), dtype="float32", device="cpu")
+        with Replicas(net, count) as replicas, torch.no_grad():
+            net.get_input_embeddings().weight.mul_(1.5)  # in every one of them
+            with torch.enable_grad():
+                packed = replicas.pack(rows, 10_000)
+                loss = sum(replicas.backward(packed, backward))
+            assert len(packed) >= count
+        found.append((loss, {name: one.grad for name, one in net.named_parameters()}))
+    (expected, gradients), *others = found
+    for loss, other in others:
+        assert loss == pytest.approx(expected, rel=1e-5)
+        for name, one in gradients.items():
+            torch.testing.assert_close(other[name], one, rtol=1e-4, atol=1e-4)
+
+
+def test_replicas_are_for_float32(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(SftError, match="replicas are for float32 on a CPU: set replicas=1"):
+        train(replace(stage(base, replicas=2), dtype="bfloat16"), tmp_path / "out", silent)
 
 
 def interrupting(place: int) -> Callable[[int], Sequence[Message]]:
