@@ -13,6 +13,9 @@ from rollout_workers.weights import replacing
 CONTROLS: Mapping[str, str] = {"lr 0": "learner.lr=0", "shuffled rewards": "algorithm.shuffle_rewards=true"}
 """Name -> the setting that takes the learning out."""
 
+SAMPLES = 4
+"""Tries at each task: with one at each of 200, a change of .05 is no more than chance, where nothing has changed."""
+
 Execute = Callable[[Config], tuple[Path, Mapping[str, Any]] | None]
 
 
@@ -24,10 +27,12 @@ def run_controls(config: Config, execute: Execute) -> str | None:
     """
     if config.eval is None:
         raise ConfigError("controls compare evaluations, and the configuration has no [eval]: add one")
+    samples = max(SAMPLES, config.eval.samples)
     name = config.run.id or time.strftime("%Y%m%d-%H%M%S")
     directories, found = [], {}
     for control, setting in CONTROLS.items():
-        done = execute(changed(config, [setting, f"run.id={name}-{control.replace(' ', '-')}"]))
+        own = [setting, f"eval.samples={samples}", f"run.id={name}-{control.replace(' ', '-')}"]
+        done = execute(changed(config, own))
         if done is None:
             return None
         directory, report = done

@@ -246,7 +246,7 @@ class Runner:
         self.watch(self.wake, select.POLLIN, lambda _: self.reap())
         self.can_nurse = can_nurse()
         self.spare: Spare | None = None
-        self.busy = False
+        self.ran = 0
         self.oom_counter = oom_counter()
         self.oom_kills = oom_kills(self.oom_counter)
 
@@ -293,8 +293,8 @@ class Runner:
 
     @property
     def wants_spare(self) -> bool:
-        """Whether one may be made now; who has run one command, will run another."""
-        if not self.busy or self.spare is not None or self.shell is not None:
+        """Whether one may be made now. Many sandboxes see one command or two; who has run three, will run more."""
+        if self.ran < 3 or self.spare is not None or self.shell is not None:
             return False
         return not self.jobs or (self.may_hide and len(self.jobs) == 1 and not self.jobs[0].nursed)
 
@@ -332,7 +332,7 @@ class Runner:
         if nursed:
             self.watch(told, select.POLLIN, lambda _: self.told(job))
         self.follow(job, stdin)
-        self.busy = True
+        self.ran += 1
         return job
 
     def prepare(self) -> None:
@@ -341,7 +341,7 @@ class Runner:
             (given, stdin_in), (out, stdout), (err, stderr), (orders, orders_in) = (os.pipe() for _ in range(4))
             pid, _ = self.start(self.obey, (given, stdout, stderr, orders), nursed=False)
         except OSError:
-            self.busy = False
+            self.ran = 0
         else:
             self.spare = Spare(pid, orders_in, (stdin_in, out, err))
 
@@ -506,7 +506,7 @@ class Runner:
                     self.shell.gone = True
                 if self.spare is not None and pid == self.spare.pid:
                     self.dismiss()
-                    self.busy = False  # whatever ended it would end the next
+                    self.ran = 0  # whatever ended it would end the next
         except ChildProcessError:
             self.alone = True
 
@@ -761,14 +761,13 @@ def interpret(source: str, env: dict[str, str]) -> int:
     os.chdir(WORK)
     os.environ.clear()
     os.environ.update(env)
-    import site
     import sys
 
     main = type(sys)("__main__")
     sys.modules["__main__"], sys.argv = main, ["-c"]
     code = 1
     try:
-        site.main()  # `-S` left it out: `exit`, and the packages of the image
+        complete()
         exec(compile(source, "<string>", "exec"), main.__dict__)  # noqa: S102 - the purpose of this process
         code = 0
     except SystemExit as error:
@@ -778,6 +777,14 @@ def interpret(source: str, env: dict[str, str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     return code & 0xFF
+
+
+def complete() -> None:
+    """Do for this interpreter what `-S` left out: `exit`, and the packages of the image."""
+    if "exit" not in __builtins__:
+        import site
+
+        site.main()
 
 
 def evaluation(text: bytes, name: str) -> bytes:

@@ -46,6 +46,7 @@ DROP_BOUND = 24  # PR_CAPBSET_DROP
 def main() -> NoReturn:
     """Make sandboxes until the host hangs up."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    agent.complete()  # which takes a child as long as a short program
     os.set_blocking(2, False)  # nobody need read what a dying agent says
     control = socket.socket(fileno=0)
     while True:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,13 @@ class Command:
 
 
 @contextmanager
-def cwm_rl(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Command]:
-    """Start a command; whatever is left of it at the end is killed."""
+def cwm_rl(
+    log: Path, *arguments: str, env: dict[str, str] | None = None, before: Sequence[str] = ()
+) -> Iterator[Command]:
+    """Start a command, by that `before` it; whatever is left of it at the end is killed."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rl.cli", *arguments],
+            [*before, sys.executable, "-m", "rl.cli", *arguments],
             cwd=ROOT,
             stdout=file,
             stderr=subprocess.STDOUT,
