@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launch import ROOT, Command, assert_whole, cwm_rl, gone, train
+from launch import Command, assert_whole, cwm_rl, gone, train
 
 from rl.ledger import Reader
 from rl.ledger.states import State
