@@ -781,7 +781,9 @@ def interpret(source: str, env: dict[str, str]) -> int:
 
 def complete() -> None:
     """Do for this interpreter what `-S` left out: `exit`, and the packages of the image."""
-    if "exit" not in __builtins__:
+    import builtins
+
+    if not hasattr(builtins, "exit"):
         import site
 
         site.main()
