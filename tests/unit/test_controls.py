@@ -57,6 +57,7 @@ def test_each_control_takes_the_learning_out_and_every_report_has_both(tmp_path:
     assert (still.run.id, still.learner.lr, still.algorithm.shuffle_rewards) == ("mine-lr-0", 0, False)
     assert (dealt.run.id, dealt.learner.lr > 0) == ("mine-shuffled-rewards", True)
     assert dealt.algorithm.shuffle_rewards
+    assert {one.eval.samples for one in executed.configs if one.eval} == {4}, "chance alone changes little"
     assert words is not None
     assert words.splitlines() == [
         "control lr 0, math: 0.250 before, 0.500 after, +0.250",
