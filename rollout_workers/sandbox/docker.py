@@ -272,8 +272,14 @@ class Starter:
         client = self._container.client
         options = {"stdin": True, "user": self._user, "environment": dict(env), "workdir": "/work"}
         made = await call(client.exec_create, self._container.name, list(argv), **options)
-        sock = await call(_bare, client.exec_start, made["Id"], socket=True)
-        return Started(client, made["Id"], *await asyncio.open_connection(sock=sock))
+        opened: list[socket.socket] = []  # a cancelled caller loses none
+        try:
+            await call(lambda: opened.append(_bare(client.exec_start, made["Id"], socket=True)))
+            return Started(client, made["Id"], *await asyncio.open_connection(sock=opened[0]))
+        except BaseException:
+            for sock in opened:
+                sock.close()
+            raise
 
 
 class Started:

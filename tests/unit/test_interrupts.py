@@ -52,8 +52,12 @@ def started(*, stubborn: bool, seconds: float = 300) -> Iterator[tuple["subproce
 
 
 def line_of(stream: IO[str] | None) -> str:
+    """Not a byte more: what the stream had buffered, `communicate` would never see."""
     assert stream is not None
-    return stream.readline()
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(stream.fileno(), 1)):
+        line += byte
+    return line.decode()
 
 
 def alive(pid: int) -> bool:
