@@ -214,10 +214,12 @@ def write(samples: Iterable[Sample], path: Path) -> None:
             file.write(json.dumps(_plain(sample), ensure_ascii=False) + "\n")
 
 
-def read(path: Path) -> list[Sample]:
-    """What `write` wrote. Raises OSError, ValueError, TypeError, KeyError."""
+def read(path: Path, task_id: str | None = None) -> list[Sample]:
+    """What `write` wrote, or what of it is of one task. Raises OSError, ValueError, TypeError, KeyError."""
+    mark = "" if task_id is None else json.dumps(task_id, ensure_ascii=False)
     with path.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+        rows = [json.loads(line) for line in file if mark in line]
+    rows = [row for row in rows if task_id in (None, row["task_id"])]
     return [Sample(**row | {"messages": tuple(Message(**message) for message in row["messages"])}) for row in rows]
 
 

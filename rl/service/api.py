@@ -8,9 +8,9 @@ from fastapi import APIRouter, Header, HTTPException, Query
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from rl.ledger import Reader
-from rl.service import models, prometheus, runs
+from rl.service import compare, models, prometheus, runs
 from rl.service.live import EventStream
-from rl.service.parts import Asked, Number, Run, Service, SideName
+from rl.service.parts import Asked, Number, Run, Service, SideName, TaskId
 from rollout_workers.trajectory import EpisodeKey
 
 router = APIRouter()
@@ -82,9 +82,15 @@ def launches(service: Service) -> models.Launches:
 
 
 @v1.get("/compare", responses={409: {"description": "They have nothing in common."}})
-def compare(service: Service, a: SideName, b: SideName) -> models.Comparison:
+def comparison(service: Service, a: SideName, b: SideName) -> models.Comparison:
     """Two evaluations on the tasks that both have: `RUN:before`, `RUN:after`, or `RUN` for its last one."""
     return service.evaluations.compare(service.root, a, b)
+
+
+@v1.get("/compare/answers", responses={409: {"description": "They do not both have the task."}})
+def answers(service: Service, a: SideName, b: SideName, task: TaskId) -> models.Answers:
+    """What both answered to one task."""
+    return compare.answers(service.root, a, b, task)
 
 
 @v1.get("/runs/{run}")

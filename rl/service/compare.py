@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -52,16 +52,11 @@ class Evaluations:
         )
 
     def _shares(self, root: Path, name: str) -> _Shares:
-        run, _, when = name.partition(":")
-        directory = runs.find(root, run) / "eval"
-        wanted = [when] if when in EVALUATIONS else [] if when else list(reversed(EVALUATIONS))
-        file = next((path for one in wanted if (path := directory / f"{one}.jsonl").is_file()), None)
-        if file is None:
-            raise NothingToCompare(f"{name} has no evaluation: name RUN:before or RUN:after of one that was evaluated")
+        file = _file(root, name)
         key = file, file.stat().st_mtime_ns
         with self._lock:
             if key not in self._held:
-                self._held[key] = _read(file)
+                self._held[key] = _shares(_read(file))
             self._held.move_to_end(key)
             while len(self._held) > _KEPT:
                 self._held.popitem(last=False)
@@ -78,16 +73,46 @@ def sides(root: Path) -> list[str]:
     ]
 
 
-def _read(file: Path) -> _Shares:
+def answers(root: Path, a: str, b: str, task: str) -> models.Answers:
+    """What both sides answered to one task. Raises NoSuchRun, NothingToCompare."""
+    left, right = (_read(_file(root, side), task) for side in (a, b))
+    if not left or not right:
+        raise NothingToCompare(f"{a} and {b} do not both have a task {task}")
+    return models.Answers(
+        task_id=task, domain=left[0].domain, a=tuple(map(_answer, left)), b=tuple(map(_answer, right))
+    )
+
+
+def _file(root: Path, name: str) -> Path:
+    """The evaluation that a side names."""
+    run, _, when = name.partition(":")
+    directory = runs.find(root, run) / "eval"
+    wanted = [when] if when in EVALUATIONS else [] if when else list(reversed(EVALUATIONS))
+    file = next((path for one in wanted if (path := directory / f"{one}.jsonl").is_file()), None)
+    if file is None:
+        raise NothingToCompare(f"{name} has no evaluation: name RUN:before or RUN:after of one that was evaluated")
+    return file
+
+
+def _read(file: Path, task: str | None = None) -> list[evaluate.Sample]:
     try:
-        samples = evaluate.read(file)
+        return evaluate.read(file, task)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise NothingToCompare(f"the evaluation of {file.parent.parent.name} cannot be read now") from error
+
+
+def _shares(samples: Iterable[evaluate.Sample]) -> _Shares:
     found: dict[str, tuple[str, list[bool]]] = {}
     for one in samples:
         if one.correct is not None:
             found.setdefault(one.task_id, (one.domain, []))[1].append(one.correct)
     return {task: (domain, fmean(solved)) for task, (domain, solved) in found.items()}
+
+
+def _answer(sample: evaluate.Sample) -> models.Answer:
+    said = tuple(models.Message(role=one.role, content=one.content) for one in sample.messages)
+    verdict = {"outcome": sample.outcome, "reward": sample.reward, "correct": sample.correct, "detail": sample.detail}
+    return models.Answer(sample=sample.sample, messages=said, **verdict)
 
 
 def _side(name: str, shares: _Shares, tasks: set[str]) -> models.Side:

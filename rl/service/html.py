@@ -17,7 +17,7 @@ from rl.service.api import tokens_of
 from rl.service.auth import COOKIE
 from rl.service.guard import session_of
 from rl.service.launch import LaunchRefused
-from rl.service.parts import Asked, Number, Run, Service, SideName, may_operate
+from rl.service.parts import Asked, Number, Run, Service, SideName, TaskId, may_operate
 from rollout_workers.trajectory import EpisodeKey
 from verifiers.errors import UserError
 from verifiers.verdict import Outcome
@@ -131,6 +131,14 @@ def compare_page(request: Request, service: Service, a: SideName | None = None, 
             problem = str(error)
     sides = compare.sides(service.root)
     return render("compare.html", request, sides=sides, a=a, b=b, found=found, problem=problem)
+
+
+@router.get("/compare/answers")
+def answers_page(request: Request, service: Service, a: SideName, b: SideName, task: TaskId) -> Response:
+    """What both answered to one task, side by side."""
+    found = compare.answers(service.root, a, b, task)
+    sides, query = ((a, found.a), (b, found.b)), urlencode({"a": a, "b": b})
+    return render("answers.html", request, found=found, sides=sides, query=query)
 
 
 @router.post("/runs")

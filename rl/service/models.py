@@ -287,6 +287,27 @@ class Comparison(_Answer):
     """The largest differences first, at most 200."""
 
 
+class Answer(_Answer):
+    """One try at a task of an evaluation."""
+
+    sample: int
+    outcome: str
+    """A verdict's, or the reason why there is no episode."""
+    reward: float | None
+    correct: bool | None
+    detail: str
+    messages: tuple[Message, ...]
+
+
+class Answers(_Answer):
+    """What two evaluations answered to one task."""
+
+    task_id: str
+    domain: str
+    a: tuple[Answer, ...]
+    b: tuple[Answer, ...]
+
+
 class Configuration(_Answer):
     """A configuration that may be started."""
 

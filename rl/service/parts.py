@@ -54,6 +54,7 @@ Run = Annotated[Directory, Depends(_found)]
 Asked = Annotated[models.EpisodeQuery, Query()]
 Number = Annotated[int, Path(ge=0, le=10**15, examples=[1])]
 SideName = Annotated[str, Query(max_length=80, pattern=_SIDE, examples=["nano:after"])]
+TaskId = Annotated[str, Query(max_length=500, examples=["math-2-held_out-0/17"])]
 
 
 def may_operate(request: Request) -> bool:

@@ -21,6 +21,7 @@ ROUTES = [
     "/api/v1/configurations",
     "/api/v1/launches",
     "/api/v1/compare",
+    "/api/v1/compare/answers",
     "/api/v1/runs/{run}",
     "/api/v1/runs/{run}/metrics",
     "/api/v1/runs/{run}/fleet",

@@ -99,7 +99,8 @@ def test_filters(query: str, keys: list[str], ledger: Ledger, client: TestClient
 def test_two_evaluations_on_the_tasks_that_both_have(ledger: Ledger, client: TestClient, tmp_path: Path) -> None:
     def sample(task: str, correct: bool | None) -> str:
         row = {"task_id": task, "domain": "math", "difficulty": 1, "sample": 0, "outcome": "scored", "reward": 1.0}
-        return json.dumps(row | {"correct": correct, "turns": 1, "sampled_tokens": 3, "detail": "", "messages": []})
+        said = [{"role": "assistant", "content": f"<b>{task}</b> {correct}"}]
+        return json.dumps(row | {"correct": correct, "turns": 1, "sampled_tokens": 3, "detail": "", "messages": said})
 
     (tmp_path / "one/eval").mkdir()
     before = [sample("a", False), sample("b", True), sample("b", False), sample("c", None), sample("d", True)]
@@ -113,6 +114,17 @@ def test_two_evaluations_on_the_tasks_that_both_have(ledger: Ledger, client: Tes
     assert found["tasks"][0] == {"task_id": "a", "domain": "math", "a": 0.0, "b": 1.0}
     assert found == client.get("/api/v1/compare?a=one:before&b=one").json() | {"b": found["b"]}
     assert "+0.500" in client.get("/compare?a=one:before&b=one:after").text
+    assert (
+        "/compare/answers?a=one%3Abefore&amp;b=one%3Aafter&amp;task=a"
+        in client.get("/compare?a=one:before&b=one:after").text
+    )
+    sides = {"a": "one:before", "b": "one:after"}
+    answers = client.get("/api/v1/compare/answers", params=sides | {"task": "b"}).json()
+    assert [[one["correct"] for one in answers[side]] for side in "ab"] == [[True, False], [True, False]]
+    page = client.get("/compare/answers", params=sides | {"task": "b"}).text
+    assert page.count("&lt;b&gt;b&lt;/b&gt; True") == 2
+    for only in ("d", "e", "nosuch", '"'):
+        assert client.get("/compare/answers", params=sides | {"task": only}).status_code == 409
     for side, status in {"nosuch:after": 404, "../one:after": 422, "one:now": 422, "one:after:x": 422}.items():
         assert client.get("/api/v1/compare", params={"a": "one:before", "b": side}).status_code == status, side
 
