@@ -36,6 +36,10 @@ ROUTES: Final = {
     "/runs/{run}/episodes?text": "/runs/long/episodes?text=nosuchword",
     "/runs/{run}/episodes/{key}": "/runs/long/episodes/{group}/1/0",
     "/runs/{run}/groups/{group}": "/runs/long/groups/{group}",
+    "/compare": "/compare?a=long:before&b=long:after",
+    "/compare/answers": "/compare/answers?a=long:before&b=long:after&task=code/task-{task}",
+    "/api/v1/compare": "/api/v1/compare?a=long:before&b=long:after",
+    "/api/v1/compare/answers": "/api/v1/compare/answers?a=long:before&b=long:after&task=code/task-{task}",
     "/api/v1/runs": "/api/v1/runs",
     "/api/v1/runs/{run}": "/api/v1/runs/long",
     "/api/v1/runs/{run}/metrics": "/api/v1/runs/long/metrics",
@@ -50,6 +54,8 @@ ROUTES: Final = {
     "/metrics": "/metrics",
     "/healthz": "/healthz",
 }
+TASKS: Final = 200
+"""Held-out tasks of a domain."""
 _ASKED = 100
 _WARM = 3
 
@@ -84,6 +90,7 @@ def bench(scale: Scale, say: Say) -> dict[str, Any]:
         runs = Path(temporary)
         say(f"making a run of {scale.episodes:,} episodes and {scale.steps:,} steps")
         history.make(runs / "long", episodes=scale.episodes, steps=scale.steps)
+        history.evaluate(runs / "long", tasks=TASKS)
         with _served(runs) as (server, port):
             say(f"asking {len(ROUTES)} routes {scale.asked} times each")
             reads = {route: _read(port, address, scale) for route, address in ROUTES.items()}
@@ -161,7 +168,9 @@ def _read(port: int, address: str, scale: Scale) -> dict[str, float]:
     groups = scale.episodes // 8
     taken, size = [], 0
     for number in range(_WARM + scale.asked):
-        path = address.format(group=1 + number * 97 % groups, step=1 + number * 37 % scale.steps)
+        path = address.format(
+            group=1 + number * 97 % groups, step=1 + number * 37 % scale.steps, task=number * 7 % TASKS
+        )
         began = time.perf_counter()
         size = _get(connection, path)
         taken.append(1000 * (time.perf_counter() - began))

@@ -1,8 +1,7 @@
 """A real run, begun, watched and ended through the service, as a browser or a script does it."""
 
 import json
-import os
-import shutil
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +16,8 @@ from typing import Any
 import psutil
 import pytest
 from launch import ROOT, gone
+from pages import chromium, look_over, tab
+from playwright.sync_api import Browser, Page, expect
 
 from rl.ledger.audit import audit
 
@@ -29,12 +30,12 @@ class Service:
     """The command, and what is asked of it."""
 
     def __init__(self, port: int) -> None:
-        self.port = port
+        self.port, self.address = port, f"http://127.0.0.1:{port}"
 
     def ask(self, method: str, path: str, wanted: Any = None) -> Any:
         """The JSON of an answer that is no refusal."""
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
-            headers = {"Origin": f"http://127.0.0.1:{self.port}", "Content-Type": "application/json"}
+            headers = {"Origin": self.address, "Content-Type": "application/json"}
             connection.request(method, path, json.dumps(wanted) if wanted else None, headers)
             answer = connection.getresponse()
             text = answer.read().decode()
@@ -51,6 +52,12 @@ class Service:
 
 
 @pytest.fixture
+def browser() -> Iterator[Browser]:
+    with chromium() as one:
+        yield one
+
+
+@pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
@@ -64,14 +71,13 @@ def service(tmp_path: Path) -> Iterator[Service]:
             child.wait(20)
 
 
-def test_started_watched_and_stopped(service: Service, tmp_path: Path) -> None:
+def test_started_watched_and_stopped(service: Service, browser: Browser, tmp_path: Path) -> None:
     began = time.monotonic()
     service.ask("POST", "/api/v1/runs", {"config": "five-steps.toml", "run": "one", "overrides": OVERRIDES})
     service.until("/api/v1/runs", lambda found: any(run["name"] == "one" for run in found["runs"]), 90)
     first = time.monotonic() - began
     fleet = service.until("/api/v1/runs/one/fleet", lambda found: found["waits"], 90)
     assert fleet["state"] == "running" and fleet["pid"] and fleet["waits"][0]["until"] > time.time()
-    shot(service, "/runs/one/fleet", "state running")
     fleet = service.until(
         "/api/v1/runs/one/fleet", lambda found: any(one["seen"] and one["slots"] for one in found["actors"])
     )
@@ -86,31 +92,65 @@ def test_started_watched_and_stopped(service: Service, tmp_path: Path) -> None:
     assert service.ask("GET", "/api/v1/runs/one/episodes?state=trained")["episodes"]
     metrics = service.ask("GET", "/metrics")
     assert 'cwm_rl_slots{run="one",actor="worker-0"}' in metrics
-    shot(service, "/runs/one", "Reward by domain")
-    shot(service, "/runs/one/episodes", "trained")
-
     driver = psutil.Process(service.ask("GET", "/api/v1/runs/one/fleet")["pid"])
     processes = [driver, *driver.children(recursive=True)]
-    asked = time.monotonic()
-    service.ask("POST", "/api/v1/runs/one/stop")
-    assert not gone(processes, 60)
-    stopped = time.monotonic() - asked
+    with tab(browser, service.address) as page:
+        paths = read(page)
+        asked = time.monotonic()
+        stop(page)
+        assert not gone(processes, 60)
+        stopped = time.monotonic() - asked
     assert service.ask("GET", "/api/v1/runs/one")["state"] == "stopped"
     assert audit(tmp_path / "one").ok
+    look_over(browser, service.address, paths)
     print(f"on the page after {first:.1f} s; all gone {stopped:.1f} s after it was told to stop")
 
 
-def shot(service: Service, path: str, words: str) -> None:
-    """Where there is a browser: the page as it is after its scripts have run; a picture where one is wanted."""
-    browser = shutil.which("chromium")
-    if browser is None:
-        return
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    command += ["--disable-background-networking", "--disable-component-update", "--timeout=6000"]
-    address = f"http://127.0.0.1:{service.port}{path}"
-    done = subprocess.run([*command, "--dump-dom", address], capture_output=True, text=True, timeout=120)
-    assert words in done.stdout
-    if kept := os.environ.get("CWM_RL_SCREENSHOTS"):
-        picture = Path(kept) / f"{path.strip('/').replace('/', '-')}.png"
-        command += [f"--screenshot={picture}", "--window-size=1280,1600", address]
-        subprocess.run(command, stderr=subprocess.DEVNULL, timeout=120)
+def read(page: Page) -> dict[str, str]:
+    """From page to page as a person goes, by links, forms and keys, while the run goes on. Name -> path of each."""
+    page.goto("/")
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name="one"))
+    expect(row).to_contain_text("running")
+    row.get_by_role("link").click()
+    expect(page).to_have_url(re.compile("/runs/one$"))
+    chart = page.locator("svg.chart").first
+    chart.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("output").first).to_contain_text("step ")
+    chart.blur()
+    step = page.locator('[data-part="facts"] dd').nth(1)
+    expect(step).not_to_have_text(step.inner_text(), timeout=60_000)  # without being loaded again
+    expect(page.get_by_role("status")).to_have_text("live")
+    page.get_by_role("link", name="Fleet").click()
+    for actor in ("learner", "worker-0"):
+        expect(page.get_by_role("row").filter(has_text=actor)).to_contain_text("up")
+    page.go_back()
+    page.get_by_role("link", name="Episodes", exact=True).click()
+    page.get_by_label("state").select_option("trained")
+    page.get_by_label("domain").select_option("code")
+    page.get_by_role("button", name="Show").click()
+    rows = page.locator("tbody tr")
+    assert rows.count() and rows.filter(has_text="trained").filter(has_text="code").count() == rows.count()
+    rows.first.get_by_role("link").click()
+    episode = page.url
+    tokens = page.locator(".tokens").first
+    for colour in ("version", "advantage"):
+        page.get_by_label(colour, exact=True).check()
+        expect(tokens).to_have_class(re.compile(f"by-{colour}"))
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert json.loads(download.value.path().read_text())
+    page.get_by_role("link", name="Side by side").click()
+    expect(page.get_by_role("region", name="Members of the group side by side")).to_be_visible()
+    group = page.url
+    page.get_by_role("link", name="Compare").click()
+    expect(page.get_by_text("No run here was evaluated")).to_be_visible()
+    listed = {"runs": "/", "run": "/runs/one", "fleet": "/runs/one/fleet", "episodes": "/runs/one/episodes"}
+    return listed | {"episode": episode, "group": group, "compare": "/compare"}
+
+
+def stop(page: Page) -> None:
+    """By the run's page, which then says so by itself."""
+    page.goto("/runs/one")
+    page.get_by_role("button", name="Stop this run").click()
+    expect(page.locator('[data-part="facts"] .state')).to_have_text("stopped", timeout=60_000)
