@@ -143,6 +143,9 @@ class LearnerConfig(_Model):
     """The optimiser and the machine it runs on."""
 
     lr: float = Field(3e-4, ge=0, description="AdamW's learning rate, constant; 0 is a control that must not learn.")
+    muon_lr: float | None = Field(
+        None, ge=0, description="Muon's, constant, for the hidden matrices; 0 or none leaves them to AdamW."
+    )
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's.")
     eps: float = Field(1e-8, gt=0, description="AdamW's.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's.")

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,11 @@ from rl import closing
 from rl.config import Config, ConfigError, changed
 from rollout_workers.weights import replacing
 
-CONTROLS: Mapping[str, str] = {"lr 0": "learner.lr=0", "shuffled rewards": "algorithm.shuffle_rewards=true"}
-"""Name -> the setting that takes the learning out."""
+CONTROLS: Mapping[str, Sequence[str]] = {
+    "lr 0": ("learner.lr=0", "learner.muon_lr=0"),
+    "shuffled rewards": ("algorithm.shuffle_rewards=true",),
+}
+"""Name -> the settings that take the learning out."""
 
 SAMPLES = 4
 """Tries at each task: with one at each of 200, a change of .05 is no more than chance, where nothing has changed."""
@@ -30,8 +33,8 @@ def run_controls(config: Config, execute: Execute) -> str | None:
     samples = max(SAMPLES, config.eval.samples)
     name = config.run.id or time.strftime("%Y%m%d-%H%M%S")
     directories, found = [], {}
-    for control, setting in CONTROLS.items():
-        own = [setting, f"eval.samples={samples}", f"run.id={name}-{control.replace(' ', '-')}"]
+    for control, settings in CONTROLS.items():
+        own = [*settings, f"eval.samples={samples}", f"run.id={name}-{control.replace(' ', '-')}"]
         done = execute(changed(config, own))
         if done is None:
             return None

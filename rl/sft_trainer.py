@@ -16,7 +16,7 @@ import torch
 from rl.interrupts import stop_asked
 from rl.learner import checkpoint, model
 from rl.learner.masters import Masters
-from rl.learner.muon import Muon
+from rl.learner.optimisers import optimisers
 from rl.learner.packing import MicroBatch, Row
 from rl.learner.replicas import Replicas
 from rl.progress import Say, progress
@@ -125,9 +125,18 @@ class Trainer:
         if stage.config.replicas > 1 and (stage.dtype, stage.config.device) != ("float32", "cpu"):
             raise SftError("replicas are for float32 on a CPU: set replicas=1")
         self._replicas = Replicas(self._model, stage.config.replicas)
-        self._optimisers = _optimisers(self._model, self._masters, stage.config, self._replicas)
+        self._optimisers = optimisers(
+            self._model,
+            self._masters,
+            lr=stage.config.lr,
+            muon_lr=stage.config.muon_lr,
+            betas=stage.config.betas,
+            weight_decay=stage.config.weight_decay,
+            over=self._replicas.map,
+        )
+        self._rates = [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers]
         if path is not None:
-            for optimiser, _ in self._optimisers:
+            for optimiser in self._optimisers:
                 checkpoint.load_optimiser(path, self._masters, optimiser)
             say(f"going on from step {self._state.step}, {self._state.tokens:,} of {stage.config.tokens:,} tokens")
         self.saved = self._state.step
@@ -212,7 +221,7 @@ class Trainer:
             at = self._state.step + 1
             raise SftFailed(f"at step {at} the loss is {loss}, its gradient's norm {norm}: lower the learning rates")
         rate = config.rate(self._used())
-        for optimiser, lr in self._optimisers:
+        for optimiser, lr in zip(self._optimisers, self._rates, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = lr * rate
             optimiser.step()
@@ -227,9 +236,8 @@ class Trainer:
         return min(_BAR, round(_BAR * self._used()))
 
     def _save(self) -> None:
-        optimisers = [optimiser for optimiser, _ in self._optimisers]
         path = checkpoint.path_of(self._partial, self._state.step)
-        checkpoint.save(path, self._model, self._masters, self._tokenizer, optimisers, asdict(self._state))
+        checkpoint.save(path, self._model, self._masters, self._tokenizer, self._optimisers, asdict(self._state))
         checkpoint.prune(self._partial, keep=1)
         self.saved = self._state.step
 
@@ -238,24 +246,6 @@ class Trainer:
         longest = self._stage.config.context
         of_model = getattr(self._model.config, "max_position_embeddings", None)
         return min(one for one in (longest, of_model, 1 << 30) if one)
-
-
-def _optimisers(
-    policy: Any, masters: Masters, config: SftConfig, replicas: Replicas
-) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Each with its full learning rate. Muon is for hidden matrices: an embedding or a head is a table of vectors."""
-    tables = {id(part.weight) for part in (policy.get_input_embeddings(), policy.get_output_embeddings()) if part}
-    named = {name for name, one in policy.named_parameters() if one.ndim == 2 and id(one) not in tables}
-    trained = {name: one for name, one in masters.named_parameters() if one.requires_grad}
-    matrices = [one for name, one in trained.items() if config.muon_lr and name in named]
-    rest = [one for name, one in trained.items() if not (config.muon_lr and name in named)]
-    found: list[tuple[torch.optim.Optimizer, float]] = [
-        (torch.optim.AdamW(rest, config.lr, config.betas, weight_decay=config.weight_decay), config.lr)
-    ]
-    if config.muon_lr and matrices:
-        muon = Muon(matrices, config.muon_lr, weight_decay=config.weight_decay, over=replicas.map)
-        found.append((muon, config.muon_lr))
-    return found
 
 
 def _newest(partial: Path, digest: str, say: Say) -> tuple[_State, Path | None]:

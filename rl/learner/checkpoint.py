@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rl.learner.masters import Masters
+from rl.learner.muon import Muon
 
 # In a directory of their own: engines load every safetensors file that lies beside a config.json.
 _OPTIMISER = "trainer/optimizer.safetensors"
@@ -80,7 +81,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def load_optimiser(path: Path, masters: Masters, optimiser: torch.optim.Optimizer) -> None:
-    """Bring the optimiser back. Raises CheckpointError."""
+    """Bring the optimiser back; for parameters that another one stepped it begins anew. Raises CheckpointError."""
     try:
         flat = load_file(path / _OPTIMISER)
     except (OSError, SafetensorError) as error:
@@ -90,7 +91,9 @@ def load_optimiser(path: Path, masters: Masters, optimiser: torch.optim.Optimize
         index: {key.rpartition("/")[2]: value for key, value in flat.items() if key.rpartition("/")[0] == name}
         for index, name in enumerate(names)
     }
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": {i: s for i, s in state.items() if s}})
+    own = {"momentum_buffer"} if isinstance(optimiser, Muon) else {"step", "exp_avg", "exp_avg_sq"}
+    kept = {index: one for index, one in state.items() if one.keys() == own}
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": kept})
 
 
 def prune(directory: Path, keep: int) -> None:

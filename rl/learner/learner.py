@@ -16,6 +16,7 @@ from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner import checkpoint, model
 from rl.learner.masters import Masters
 from rl.learner.objective import Objective
+from rl.learner.optimisers import optimisers
 from rl.learner.packing import MicroBatch, Row, pack
 from rollout_workers.clock import Clock
 from rollout_workers.cores import allowed
@@ -43,7 +44,7 @@ class LearnerSetup:
 
 
 class Learner:
-    """Holds the policy and AdamW; every method runs to its end before the next."""
+    """Holds the policy and its optimisers; every method runs to its end before the next."""
 
     def __init__(self, setup: LearnerSetup) -> None:
         from transformers import AutoTokenizer
@@ -63,10 +64,18 @@ class Learner:
         )
         self._masters = Masters(self._model, getattr(torch, setup.dtype))
         self._tokenizer = AutoTokenizer.from_pretrained(setup.model)
-        stepped = [one for _, one in self._masters.named_parameters() if one.requires_grad]
-        self._optimiser = torch.optim.AdamW(stepped, config.lr, config.betas, config.eps, config.weight_decay)
+        self._optimisers = optimisers(
+            self._model,
+            self._masters,
+            lr=config.lr,
+            muon_lr=config.muon_lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        )
         if setup.resumed:
-            checkpoint.load_optimiser(Path(setup.model), self._masters, self._optimiser)
+            for one in self._optimisers:
+                checkpoint.load_optimiser(Path(setup.model), self._masters, one)
         self._objective = Objective(setup.algorithm)
 
     @property
@@ -85,16 +94,19 @@ class Learner:
         """
         algorithm, config = self._setup.algorithm, self._setup.config
         batches = pack(rows, config.microbatch_tokens)
-        self._optimiser.zero_grad(set_to_none=True)
+        for optimiser in self._optimisers:
+            optimiser.zero_grad(set_to_none=True)
         loss, seen = 0.0, _Seen()
         for batch in batches:
             loss += self._backward(batch, seen)
         with self._clock.time("optimiser"):
-            stepped = [one for group in self._optimiser.param_groups for one in group["params"]]
+            groups = [group for optimiser in self._optimisers for group in optimiser.param_groups]
+            stepped = [one for group in groups for one in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm).item()
             if not (np.isfinite(loss) and np.isfinite(norm)):
                 raise StepRefused(f"loss {loss} with gradient norm {norm} on {len(rows)} rows: the step was not taken")
-            self._optimiser.step()
+            for optimiser in self._optimisers:
+                optimiser.step()
             self._masters.stepped()
         return {
             "loss": loss,
@@ -143,7 +155,7 @@ class Learner:
     def save(self, path: str, step: int) -> None:
         """Write a checkpoint. Raises OSError."""
         with self._clock.time("checkpoint"):
-            checkpoint.save(Path(path), self._model, self._masters, self._tokenizer, [self._optimiser], {"step": step})
+            checkpoint.save(Path(path), self._model, self._masters, self._tokenizer, self._optimisers, {"step": step})
 
     def status(self) -> tuple[int, Mapping[str, float]]:
         """This process's id, and where its time went."""

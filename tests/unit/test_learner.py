@@ -267,13 +267,34 @@ def test_the_gradient_is_clipped_and_logged_unclipped(path: Path, learner: Any, 
     assert moved[0] == pytest.approx(norms[0], rel=0.01)
 
 
-def test_a_checkpoint_goes_on_exactly(path: Path, learner: Any, weights: Any, tmp_path: Path) -> None:
+def test_muon_steps_the_hidden_matrices_and_adamw_the_rest(path: Path, learner: Any, weights: Any) -> None:
+    rows, found = batch(path), {}
+    for muon_lr in (None, 0.0, 1e-2):
+        one = learner(muon_lr=muon_lr)
+        before = weights(one)
+        one.step(rows)
+        found[muon_lr] = {name: after - before[name] for name, after in weights(one).items()}
+    assert same(found[None], found[0.0])
+    for name, step in found[1e-2].items():
+        if step.ndim == 1 or "embed" in name:
+            assert torch.equal(step, found[None][name]), name
+        else:
+            singular = torch.linalg.svdvals(step) / (1e-2 * max(1, step.shape[0] / step.shape[1]) ** 0.5)
+            assert 0.5 < singular.median() < 1.3, name
+
+
+@pytest.mark.parametrize("muon_lr", [None, 1e-2])
+def test_a_checkpoint_goes_on_exactly(
+    path: Path, learner: Any, weights: Any, tmp_path: Path, muon_lr: float | None
+) -> None:
     batches = [batch(path, seed=seed) for seed in range(4)]
-    whole = learner(weight_decay=0.1)
+    whole = learner(weight_decay=0.1, muon_lr=muon_lr)
     for rows in batches[:2]:
         whole.step(rows)
     whole.save(str(tmp_path / "step-2"), 2)
-    again = learner(tmp_path / "step-2", weight_decay=0.1)
+    other = learner(tmp_path / "step-2", muon_lr=None if muon_lr else 1e-2)  # its own state begins anew
+    other.step(batches[2])
+    again = learner(tmp_path / "step-2", weight_decay=0.1, muon_lr=muon_lr)
     assert same(weights(again), weights(whole))
     for rows in batches[2:]:
         assert whole.step(rows) == again.step(rows)
