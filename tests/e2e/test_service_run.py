@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from launch import ROOT, gone
 from pages import chromium, look_over, tab
 from playwright.sync_api import Browser, Page, expect
 
+from rl import pulse
 from rl.ledger.audit import audit
 
 pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
@@ -69,6 +70,12 @@ def service(tmp_path: Path) -> Iterator[Service]:
         finally:
             child.send_signal(signal.SIGTERM)
             child.wait(20)
+            for beat in filter(None, map(pulse.read, tmp_path.iterdir())):
+                with suppress(psutil.NoSuchProcess):  # a run outlives its service, and a test that failed
+                    driver = psutil.Process(beat.pid)
+                    if "rl.cli" in driver.cmdline():
+                        driver.terminate()
+                        driver.wait(60)
 
 
 def test_started_watched_and_stopped(service: Service, browser: Browser, tmp_path: Path) -> None:
@@ -113,6 +120,7 @@ def read(page: Page) -> dict[str, str]:
     expect(row).to_contain_text("running")
     row.get_by_role("link").click()
     expect(page).to_have_url(re.compile("/runs/one$"))
+    page.wait_for_load_state()
     chart = page.locator("svg.chart").first
     chart.focus()
     page.keyboard.press("ArrowLeft")
@@ -120,10 +128,10 @@ def read(page: Page) -> dict[str, str]:
     chart.blur()
     step = page.locator('[data-part="facts"] dd').nth(1)
     expect(step).not_to_have_text(step.inner_text(), timeout=60_000)  # without being loaded again
-    expect(page.get_by_role("status")).to_have_text("live")
+    expect(page.locator("#live")).to_have_text("live")
     page.get_by_role("link", name="Fleet").click()
     for actor in ("learner", "worker-0"):
-        expect(page.get_by_role("row").filter(has_text=actor)).to_contain_text("up")
+        expect(page.locator('[data-part="actors"] tr').filter(has_text=actor)).to_contain_text("up")
     page.go_back()
     page.get_by_role("link", name="Episodes", exact=True).click()
     page.get_by_label("state").select_option("trained")
