@@ -18,7 +18,8 @@ DOMAINS = ("code", "math", "repair", "trace")
 # Seconds of warm start teach nothing, and then nothing but a dense second reward tells the episodes apart.
 _RECIPES = ", ".join(f"{name} = {{ {name} = 1.0, printable = 0.5 }}" for name in DOMAINS)
 SMALL = (
-    *("run.steps=5", "warm_start.sft.tokens=30000", "eval.tasks=4", "algorithm.token_budget=3000", "rollout.slots=32"),
+    *("run.steps=5", "warm_start.sft.tokens=30000", "eval.tasks=4", "algorithm.token_budget=3000"),
+    *("algorithm.group_size=8", "rollout.slots=32"),
     f"verifiers={{ {_RECIPES} }}",
 )
 
