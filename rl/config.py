@@ -148,7 +148,7 @@ class LearnerConfig(_Model):
     )
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's.")
     eps: float = Field(1e-8, gt=0, description="AdamW's.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's and Muon's.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient is clipped to this norm; logged unclipped.")
     microbatch_tokens: int = Field(2048, ge=64, description="Tokens of one packed forward pass.")
     activation_checkpointing: bool = Field(
