@@ -20,6 +20,7 @@ from pages import chromium, look_over, tab
 from playwright.sync_api import Browser, Page, expect
 
 from rl import pulse
+from rl.bench import history
 from rl.ledger.audit import audit
 
 pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
@@ -109,7 +110,10 @@ def test_started_watched_and_stopped(service: Service, browser: Browser, tmp_pat
         stopped = time.monotonic() - asked
     assert service.ask("GET", "/api/v1/runs/one")["state"] == "stopped"
     assert audit(tmp_path / "one").ok
-    look_over(browser, service.address, paths)
+    history.evaluate(tmp_path / "one", tasks=5)  # a run of no evaluation, and what two of them look like
+    sides = "a=one:before&b=one:after"
+    compared = {"compare": f"/compare?{sides}", "answers": f"/compare/answers?{sides}&task=code/task-1"}
+    look_over(browser, service.address, paths | compared)
     print(f"on the page after {first:.1f} s; all gone {stopped:.1f} s after it was told to stop")
 
 
@@ -157,7 +161,7 @@ def read(page: Page, domain: str) -> dict[str, str]:
     page.get_by_role("link", name="Compare").click()
     expect(page.get_by_text("No run here was evaluated")).to_be_visible()
     listed = {"runs": "/", "run": "/runs/one", "fleet": "/runs/one/fleet", "episodes": "/runs/one/episodes"}
-    return listed | {"episode": episode, "group": group, "compare": "/compare"}
+    return listed | {"episode": episode, "group": group, "not-compared": "/compare"}
 
 
 def stop(page: Page) -> None:
