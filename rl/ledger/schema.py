@@ -206,7 +206,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         raise LedgerError(f"no ledger at {path}: name the directory of a run")
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30.0)
     try:
-        check(connection, path)
+        check(connection, path, ours=False)
     except BaseException:
         connection.close()
         raise
@@ -220,12 +220,14 @@ def create_tables(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def check(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises LedgerError unless the file is a ledger of this schema."""
+def check(connection: sqlite3.Connection, path: Path, *, ours: bool) -> None:
+    """Raises LedgerError unless the file is a ledger of this schema; `ours` says that the lock is the caller's."""
     try:
         found = connection.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.DatabaseError as error:
         raise LedgerError(f"{path} cannot be read ({error}): restore it from a copy") from error
+    if found == 0 and not ours and is_held(path):  # a run that begins has no tables yet: nothing to remove
+        raise LedgerError(f"{path} is being made: look again in a moment")
     if found == 0:
         raise LedgerError(f"{path} is no ledger, or was never finished: remove it and start the run anew")
     if found != VERSION:

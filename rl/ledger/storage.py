@@ -42,7 +42,7 @@ class Storage:
         if not path.is_file():
             raise LedgerError(f"no ledger at {path}: name the directory of a run")
         with _opening(path) as (connection, lock):
-            schema.check(connection, path)
+            schema.check(connection, path, ours=True)
             store = cls(path, connection, lock)
             newest = "SELECT MAX(at) FROM (SELECT at FROM steps UNION ALL SELECT at FROM versions)"
             store._clock = connection.execute(newest).fetchone()[0] or 0.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.ledger import DropReason, Ledger, LedgerError, Reader, State
+from rl.ledger import DropReason, Ledger, LedgerError, Reader, State, schema
 from rl.ledger.audit import audit
 from rollout_workers.trajectory import Completion, Context, Episode, EpisodeKey, StopReason, Trajectory
 from verifiers.task import Message, Submission
@@ -335,6 +335,14 @@ def test_what_is_no_ledger_of_ours_is_refused(tmp_path: Path, opener: object) ->
     for name, words in [("empty", "never finished"), ("text", "not a database"), ("newer", "has schema 99")]:
         with pytest.raises(LedgerError, match=words):
             opener(tmp_path / name)
+
+
+def test_one_that_is_being_made_is_nothing_to_remove(tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    with schema.lock(tmp_path / "new"), pytest.raises(LedgerError, match="is being made: look again"):
+        Reader(tmp_path / "new")
+    with pytest.raises(LedgerError, match="never finished"):
+        Reader(tmp_path / "new")
 
 
 def test_the_clock_may_jump_back(tmp_path: Path) -> None:
