@@ -146,6 +146,9 @@ class LearnerConfig(_Model):
     muon_lr: float | None = Field(
         None, ge=0, description="Muon's, constant, for the hidden matrices; 0 or none leaves them to AdamW."
     )
+    lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="Factor of the rates for weights whose names contain the key, the first one that does."
+    )
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's.")
     eps: float = Field(1e-8, gt=0, description="AdamW's.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's and Muon's.")

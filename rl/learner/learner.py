@@ -69,6 +69,7 @@ class Learner:
             self._masters,
             lr=config.lr,
             muon_lr=config.muon_lr,
+            lr_scale=config.lr_scale,
             betas=config.betas,
             eps=config.eps,
             weight_decay=config.weight_decay,

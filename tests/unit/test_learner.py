@@ -18,6 +18,7 @@ from rl.learner.learner import Learner, LearnerSetup, StepRefused
 from rl.learner.packing import Row, pack, row
 from rollout_workers.clock import Clock
 from rollout_workers.trajectory import Completion, Context, Trajectory
+from verifiers.errors import UserError
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 Weights = dict[str, torch.Tensor]
@@ -281,6 +282,24 @@ def test_muon_steps_the_hidden_matrices_and_adamw_the_rest(path: Path, learner: 
         else:
             singular = torch.linalg.svdvals(step) / (1e-2 * max(1, step.shape[0] / step.shape[1]) ** 0.5)
             assert 0.5 < singular.median() < 1.3, name
+
+
+@pytest.mark.parametrize("muon_lr", [None, 1e-2])
+def test_weights_have_rates_by_their_names(path: Path, learner: Any, weights: Any, muon_lr: float | None) -> None:
+    rows, steps = batch(path), []
+    for lr_scale in ({}, {"embed": 2.0, "layers.0.mlp": 3.0, "mlp": 0.0}):
+        one = learner(lr=1e-4, muon_lr=muon_lr, lr_scale=lr_scale)
+        before = weights(one)
+        one.step(rows)
+        steps.append({name: after - before[name] for name, after in weights(one).items()})
+    for name, step in steps[0].items():
+        factor = 2.0 if "embed" in name else 3.0 if "layers.0.mlp" in name else 0.0 if "mlp" in name else 1.0
+        torch.testing.assert_close(steps[1][name], factor * step, atol=1e-7, rtol=1e-3)
+
+
+def test_a_rate_for_no_weight_is_told(learner: Any) -> None:
+    with pytest.raises(UserError, match="no weight's name contains 'embedding'; they are such as model"):
+        learner(lr_scale={"embedding": 2.0})
 
 
 @pytest.mark.parametrize("muon_lr", [None, 1e-2])
