@@ -247,6 +247,21 @@ def test_demonstrations_of_repair_show_budgets_of_many_sizes_that_only_shrink() 
     assert len(seen) > MANY
 
 
+def test_some_mistakes_of_repair_are_refused_and_mended_in_the_next_turn() -> None:
+    refused = 0
+    for index in range(200):
+        shown = source("repair").demonstration(index, 0.4)
+        told = [at for at, one in enumerate(shown) if one.role == "tool: edit" and "matches 0 times" in one.content]
+        for at in told:
+            quoted, again = (shown[place].content.partition("=======") for place in (at - 1, at + 1))
+            assert quoted[0] != again[0]
+            assert quoted[2] == again[2]
+            assert "matches" not in shown[at + 2].content
+        refused += len(told)
+        assert int(re.findall(r"(\d+) tokens left", shown[-2].content)[0]) > 0
+    assert 0.05 < refused / 200 < 0.15
+
+
 @pytest.mark.parametrize("difficulty", [1, 2, 3, 4, 5])
 def test_a_level_is_a_length(difficulty: int) -> None:
     for index in range(10):

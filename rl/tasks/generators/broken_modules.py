@@ -1,6 +1,7 @@
 """A tiny repository in which one operator, name or constant is wrong; the names and the tests say what is right.
 
-A demonstration looks at the module and its failing test, edits the line, makes a patch and submits it.
+A demonstration looks at the module and its failing test, edits the line, again where it was misquoted, makes a patch
+and submits it.
 """
 
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ _RIGHT: Final = (
 """Name and expression, drawn alike; the name tells the expression. What stands in it makes the mutations."""
 _OPERATORS: Final = ("+", "-", "*", ">", "<")
 _HIDDEN: Final = 5
+_MISQUOTED: Final = 0.25
+"""Of mistakes, those that the tool refuses and the next turn mends: who never saw that has no way on from a refusal."""
 _TURNS: Final = 8
 _TEST: Final = """from {module} import *
 
@@ -141,22 +144,29 @@ class BrokenModules:
         old = plan.broken if place == plan.place else plan.functions[place]
         aim = plan.right if place == plan.place else _mutated(old, chance)
         new = _mutated(old, chance) if chance.random() < mistakes else aim
-        edit = f"{file}\n<<<<<<< SEARCH\n{old.line}\n=======\n{new.line}\n>>>>>>> REPLACE"
-        try:
-            _, changed = apply_edit(plan.text, parse_edit(edit))
-        except ToolError as error:
-            changed = str(error)
+        quotes = [old]
+        if chance.random() < _MISQUOTED * mistakes and (wrong := _mutated(old, chance)).line not in plan.text:
+            quotes.insert(0, wrong)
         steps = (
             ("bash", f"cat {file}; python3 test_{file}", seen),
-            ("edit", edit, changed),
+            *(("edit", *_edited(plan, file, quoted, new)) for quoted in quotes),
             ("bash", "git diff > fix.patch", ""),
             ("submit", "fix.patch", "Submitted."),
         )
         for turn, (tool, content, said) in enumerate(steps, start=1):
             yield Message("assistant", f"<tool: {tool}>\n{content}\n</tool>")
-            tokens -= chance.randint(40, 140)  # any number a run may show: one never seen threw the policy off
+            tokens -= chance.randint(30, 120)  # any number a run may show: one never seen threw the policy off
             yield Message(f"tool: {tool}", answer(said, Left(_TURNS - turn, tokens)))
         yield Message("assistant", "Done.")
+
+
+def _edited(plan: Plan, file: str, old: Function, new: Function) -> tuple[str, str]:
+    """The edit of a line, and what the tool says."""
+    edit = f"{file}\n<<<<<<< SEARCH\n{old.line}\n=======\n{new.line}\n>>>>>>> REPLACE"
+    try:
+        return edit, apply_edit(plan.text, parse_edit(edit))[1]
+    except ToolError as error:
+        return edit, str(error)
 
 
 def _plan(chance: Random, difficulty: int) -> Plan:
