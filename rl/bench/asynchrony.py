@@ -2,19 +2,16 @@
 
 import asyncio
 import math
-import os
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
-
-import psutil
 
 from rl import prepare, run
 from rl.bench.rollouts import SHAPES
@@ -130,8 +127,7 @@ async def bench(work: Work, say: Say) -> dict[str, Any]:
         place = Path(folder)
         say("sampling alone, and learning alone …")
         alone = await _alone(_config(place, "alone", max(work.slots), NO_LIMIT, 1), work.alone)
-        found: dict[str, Any] = {f"alone_{name}_tokens_per_s": one.tokens_per_s for name, one in alone.items()}
-        found |= {f"alone_{name}_core_ms_per_token": 1000 * one.core_seconds for name, one in alone.items()}
+        found: dict[str, Any] = {f"alone_{name}_tokens_per_s": speed for name, speed in alone.items()}
         for kind, tasks in (("", Waits(work.mean, work.sigma)), ("nolatency_", Waits(0, 0))):
             say(f"{kind}waiting …")
             waiting = await _speed(_config(place, f"{kind}sync", EPISODES, 0, work.waiting_steps), tasks)
@@ -146,9 +142,7 @@ async def bench(work: Work, say: Say) -> dict[str, Any]:
                 f"{kind}slots": slots,
                 f"{kind}ratio": best / waiting,
             }
-        # Neither can be faster than alone, nor both together than the cores they share.
-        together = len(os.sched_getaffinity(0)) / sum(one.core_seconds for one in alone.values())
-        bound = min(together, *(one.tokens_per_s for one in alone.values()))
+        bound = min(alone.values())
         return {"async": found | {"bound_tokens_per_s": bound, "bound_ratio": found["async_tokens_per_s"] / bound}}
 
 
@@ -190,32 +184,8 @@ async def _speed(config: Config, tasks: Waits) -> float:
     return sum(step.sampled_tokens for step in rest) / (rest[-1].at - first.at)
 
 
-@dataclass(frozen=True)
-class Alone:
-    """One side's pace while the other one rests."""
-
-    tokens_per_s: float
-    core_seconds: float
-    """A token, of all processes."""
-
-
-@contextmanager
-def _measured(found: dict[str, Alone], name: str, taken: list[Batch]) -> Iterator[None]:
-    """What is appended to `taken` within is `name`'s work."""
-    began, spent, before = time.monotonic(), _core_seconds(), len(taken)
-    yield
-    tokens = sum(map(_sampled, taken[before:]))
-    found[name] = Alone(tokens / (time.monotonic() - began), (_core_seconds() - spent) / tokens)
-
-
-def _core_seconds() -> float:
-    """Of this process and all below it."""
-    own = psutil.Process()
-    return sum(sum(one.cpu_times()[:2]) for one in (own, *own.children(recursive=True)))
-
-
-async def _alone(config: Config, batches: int) -> dict[str, Alone]:
-    """Of an engine that nothing holds up, and of a learner that has all it needs."""
+async def _alone(config: Config, batches: int) -> dict[str, float]:
+    """Tokens a second of an engine that nothing holds up, and of a learner that has all it needs."""
     directory = prepare.create(config, _unsaid)
     tasks = Waits(0, 0)
     async with run.opened(config, directory, [tasks], _unsaid) as opened:
@@ -224,21 +194,21 @@ async def _alone(config: Config, batches: int) -> dict[str, Alone]:
         endless = map(tasks.task, count())
         rollouts = Rollouts(config, endless, opened.fleet, opened.ledger, opened.inbox)
         taken: list[Batch] = []
-        found: dict[str, Alone] = {}
         async with asyncio.TaskGroup() as both:
             sampling = both.create_task(rollouts.run())
             taken += [await opened.take() for _ in range(2)]
-            with _measured(found, "sampling", taken):
-                for _ in range(batches):
-                    taken.append(await opened.take())
+            began, tokens = time.monotonic(), 0
+            for _ in range(batches):
+                taken.append(await opened.take())
+                tokens += _sampled(taken[-1])
+            sampled = tokens / (time.monotonic() - began)
             sampling.cancel()
         await opened.learn(taken[0])
-        learnt: list[Batch] = []
-        with _measured(found, "learning", learnt):
-            for batch in taken[1:]:
-                await opened.learn(batch)
-                learnt.append(batch)
-    return found
+        began = time.monotonic()
+        for batch in taken[1:]:
+            await opened.learn(batch)
+        learnt = sum(map(_sampled, taken[1:])) / (time.monotonic() - began)
+    return {"sampling": sampled, "learning": learnt}
 
 
 def _sampled(batch: Batch) -> int:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -152,15 +152,11 @@ async def _updated(
 
 
 async def weights(work: Updates, say: Say) -> dict[str, Any]:
-    """Milliseconds of an update under running requests, for which one of them stands still, and of reading the file.
-
-    Still it stands from one token to the next, less what that takes between updates.
-    """
+    """Milliseconds of an update under running requests, those of the pause in it, and of reading the file once."""
     say(f"starting an engine on {work.shape} …")
     async with _served(work.shape, work.streams) as (engine, file):
-        seen: list[float] = []
-        sampling = asyncio.create_task(_without_end(engine, work.streams, seen))
-        whole, swaps = [], []
+        sampling = asyncio.create_task(_without_end(engine, work.streams))
+        whole, paused = [], []
         try:
             await asyncio.sleep(1)
             for version in range(1, work.updates + 1):
@@ -170,18 +166,12 @@ async def weights(work: Updates, say: Say) -> dict[str, Any]:
                 await engine.swap(WeightsRef(version, str(file)))
                 ended = time.monotonic()
                 whole.append(ended - began)
-                swaps.append((checked, ended))
+                paused.append(ended - checked)
                 await asyncio.sleep(0.2)
         finally:
             sampling.cancel()
             with suppress(asyncio.CancelledError):
                 await sampling
-        gaps = list(pairwise(seen))
-        usual = statistics.median(later - earlier for earlier, later in gaps)
-        paused = [
-            max(later - earlier for earlier, later in gaps if later > began and earlier < ended) - usual
-            for began, ended in swaps
-        ]
         read = [await asyncio.to_thread(_read_seconds, file) for _ in range(5)]
         return {
             "weights": {
@@ -195,25 +185,12 @@ async def weights(work: Updates, say: Say) -> dict[str, Any]:
         }
 
 
-async def _without_end(engine: Engine, streams: int, seen: list[float]) -> None:
-    """As many streams; `seen` gets the times at which the tokens of the first came."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    params = SamplingParams(max_tokens=512, detokenize=False, ignore_eos=True, output_kind=RequestOutputKind.DELTA)
-
-    async def watched(prompt: list[int]) -> None:
-        while True:
-            request = {"prompt_token_ids": prompt}
-            async for _ in engine._llm.generate(request, params, request_id=f"watched-{next(_numbers)}"):
-                seen.append(time.monotonic())
-
+async def _without_end(engine: Engine, streams: int) -> None:
     async def one(prompt: list[int]) -> None:
         while True:
             await engine.sample(prompt, 256)
 
-    first, *others = _prompts(streams)
-    await asyncio.gather(watched(first), *map(one, others))
+    await asyncio.gather(*(one(prompt) for prompt in _prompts(streams)))
 
 
 def _touch(file: Path) -> None:

@@ -30,7 +30,7 @@ def test_sampling_is_measured_against_the_raw_engine() -> None:
 
 def test_updates_are_measured_under_running_requests() -> None:
     found = measured("weights", "--shape", "nano", "--updates", "2")["weights"]
-    assert 0 < found["paused_ms"] < 2 * found["update_ms"]
+    assert 0 < found["paused_ms"] <= found["update_ms"]
     assert found["file_mb"] == pytest.approx(0.69 * 4 * 1e6 / 2**20, rel=0.1)
 
 
