@@ -3,10 +3,11 @@
 import asyncio
 import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +15,8 @@ from rollout_workers.cores import allowed
 from rollout_workers.trajectory import Completion
 from rollout_workers.weights import WeightsError, WeightsRef, check
 from verifiers.errors import UserError
+
+_POLL_SECONDS: Final = 0.002
 
 
 class EngineConfig(BaseModel):
@@ -124,6 +127,7 @@ class Engine:
             skip_tokenizer_init=True,
             disable_log_stats=True,
             weight_transfer_config=transfer_config(config.transport),
+            worker_extension_cls="rollout_workers.staging.StagedWeights",
         )
         try:
             # from_engine_args blocks for the whole start.
@@ -195,16 +199,29 @@ class Engine:
         )
         return Sampled(completions, ended=reply.finish_reason == "stop")
 
-    async def swap(self, ref: WeightsRef) -> None:
-        """Put new weights under the running requests: check, pause, load, resume.
+    async def swap(self, ref: WeightsRef) -> float:
+        """Put new weights under the running requests: check, stage, pause, take, go on. Returns the seconds of pause.
 
-        Raises WeightsError where the file is not whole (the old version goes on) and EngineError where the engine
-        failed half way (its weights are then of no version: the worker must start anew).
+        Raises WeightsError where the file is not whole or does not fit (the old version goes on) and EngineError where
+        the engine failed half way (its weights are then of no version: the worker must start anew).
         """
         await asyncio.to_thread(check, ref)
-        await self.begin_update()
-        await self.receive({"path": ref.path})
-        await self.end_update(ref.version)
+        await self._stage(ref)
+        began = time.monotonic()
+        await self._pause("take weights")
+        async with self._updating("take weights"):
+            await self._llm.collective_rpc("take_staged_weights")
+        await self._go_on(ref.version)
+        return time.monotonic() - began
+
+    async def _stage(self, ref: WeightsRef) -> None:
+        """Have them loaded beside those in use."""
+        async with self._updating("stage weights"):
+            await self._llm.collective_rpc("stage_weights", args=(ref.path,))
+            while None in (staged := await self._llm.collective_rpc("staged_weights")):  # noqa: ASYNC110 - it only answers
+                await asyncio.sleep(_POLL_SECONDS)
+        if wrong := next(filter(None, staged), None):
+            raise WeightsError(f"weights of version {ref.version} at {ref.path} cannot be loaded: {wrong}")
 
     async def connect(self, info: dict[str, Any]) -> None:
         """Meet the learner, where the transport needs that. Raises EngineError."""
@@ -214,12 +231,9 @@ class Engine:
             await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(info))
 
     async def begin_update(self) -> None:
-        """Pause; running requests are kept, new ones wait. Raises EngineError."""
-        self._open.clear()
+        """For transports that push: pause; running requests are kept, new ones wait. Raises EngineError."""
+        await self._pause("begin an update")
         async with self._updating("begin an update"):
-            # What `pause_generation` does, without its 20 ms of sleep for callers who look at outputs meanwhile.
-            clear = self._config.kv == "recompute"
-            await self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=clear)
             await self._llm.start_weight_update()
 
     async def receive(self, info: dict[str, Any]) -> None:
@@ -231,9 +245,21 @@ class Engine:
 
     async def end_update(self, version: int) -> None:
         """Go on under the new version. Raises EngineError."""
+        async with self._updating("end an update"):
+            await self._llm.finish_weight_update()
+        await self._go_on(version)
+
+    async def _pause(self, why: str) -> None:
+        self._open.clear()
+        async with self._updating(why):
+            # What `pause_generation` does, without its 20 ms of sleep for callers who look at outputs meanwhile.
+            clear = self._config.kv == "recompute"
+            await self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=clear)
+
+    async def _go_on(self, version: int) -> None:
         async with self._updating(f"go on with version {version}"):
-            await self._llm.finish_weight_update(str(version))
-            await self._llm.resume_generation()
+            # The engine takes them in this order; to wait between them would only lengthen the pause.
+            await asyncio.gather(self._llm.update_weight_version(str(version)), self._llm.resume_generation())
         self.version = version
         self._open.set()
 

@@ -198,8 +198,7 @@ class RolloutWorker:
             if ref is None or ref.version <= self._engine.version:
                 continue
             try:
-                with self._clock.time("swapping"):
-                    await self._engine.swap(ref)
+                self._clock.seconds["swapping"] += await self._engine.swap(ref)
             except WeightsError as error:
                 self._faults.append(str(error))
             except EngineError:

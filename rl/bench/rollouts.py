@@ -162,11 +162,8 @@ async def weights(work: Updates, say: Say) -> dict[str, Any]:
             for version in range(1, work.updates + 1):
                 began = time.monotonic()
                 await asyncio.to_thread(_touch, file)
-                checked = time.monotonic()
-                await engine.swap(WeightsRef(version, str(file)))
-                ended = time.monotonic()
-                whole.append(ended - began)
-                paused.append(ended - checked)
+                paused.append(await engine.swap(WeightsRef(version, str(file))))
+                whole.append(time.monotonic() - began)
                 await asyncio.sleep(0.2)
         finally:
             sampling.cancel()

@@ -1,0 +1,73 @@
+"""The engine with real weights: what it samples after an update is of the new file, and a bad file changes nothing."""
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from rl.bench.rollouts import SHAPES
+from rl.init_model import init_model
+from rollout_workers.engine import Engine, EngineConfig
+from rollout_workers.weights import WeightsError, WeightsRef
+
+pytestmark = [
+    pytest.mark.required,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("default"),  # what vLLM and torch say of themselves
+]
+
+PROMPT = list(range(40, 72))
+
+
+def logprobs_of(model: Path, tokens: tuple[int, ...]) -> torch.Tensor:
+    """By transformers, of `tokens` after the prompt."""
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)(
+            torch.tensor([[*PROMPT, *tokens]])
+        ).logits
+    return logits[0, len(PROMPT) - 1 : -1].log_softmax(-1)[torch.arange(len(tokens)), list(tokens)]
+
+
+async def test_updates_are_whole_or_not_at_all(tmp_path: Path) -> None:
+    models = [tmp_path / str(seed) for seed in range(3)]
+    for seed, model in enumerate(models):
+        init_model(SHAPES["nano"].model_copy(update={"seed": seed}), model)
+    files = [model / "model.safetensors" for model in models]
+
+    tensors = load_file(files[1])
+    lacking, misshapen, cut = (tmp_path / f"{name}.safetensors" for name in ("lacking", "misshapen", "cut"))
+    save_file({name: tensor for name, tensor in tensors.items() if "layers.1.mlp.up_proj" not in name}, lacking)
+    save_file({**tensors, "model.norm.weight": torch.ones(7)}, misshapen)
+    cut.write_bytes(files[1].read_bytes()[:-1])
+
+    options = {"dtype": "float32", "slots": 4, "temperature": 1.0, "stop": (), "seed": 0}
+    async with Engine.start(str(models[0]), EngineConfig(context=256, kv_cache_gib=0.1), **options) as engine:
+        await engine.serve()
+
+        async def is_exactly(model: Path, version: int) -> None:
+            (completion,) = (await engine.sample(PROMPT, 24)).completions
+            assert completion.version == version
+            gap = logprobs_of(model, completion.tokens) - torch.tensor(completion.logprobs)
+            assert gap.abs().max() < 1e-4
+
+        await is_exactly(models[0], 0)
+        await engine.swap(WeightsRef(1, str(files[1])))
+        await is_exactly(models[1], 1)
+        for bad, said in ((lacking, "up_proj"), (misshapen, "7"), (cut, "not whole")):
+            with pytest.raises(WeightsError, match=said):
+                await engine.swap(WeightsRef(2, str(bad)))
+            await is_exactly(models[1], 1)
+
+        # Under requests that run; the third set is loaded to where the first one was.
+        running = [asyncio.create_task(engine.sample(PROMPT, 200)) for _ in range(3)]
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.2)
+        for version, file in ((2, files[2]), (3, files[0]), (4, files[2])):
+            await engine.swap(WeightsRef(version, str(file)))
+        assert {span.version for reply in await asyncio.gather(*running) for span in reply.completions} >= {1, 4}
+        await is_exactly(models[2], 4)
