@@ -175,6 +175,7 @@ class Engine:
             temperature=temperature,
             max_tokens=max_tokens,
             logprobs=0,
+            flat_logprobs=True,  # plain lists, not an object a token
             detokenize=False,
             stop_token_ids=self._stop,
             ignore_eos=True,  # what ends a reply is `stop` alone
@@ -190,7 +191,9 @@ class Engine:
         reply = outputs[-1].outputs[0]
         if reply.finish_reason not in ("stop", "length"):
             raise EngineError(f"vLLM ended a request with '{reply.finish_reason}'")
-        logprobs = [entry[token].logprob for token, entry in zip(reply.token_ids, reply.logprobs, strict=True)]
+        if reply.logprobs.token_ids != list(reply.token_ids):
+            raise EngineError("vLLM's log-probabilities are of other tokens than it sampled")
+        logprobs = reply.logprobs.logprobs
         completions = tuple(
             Completion(
                 tuple(reply.token_ids[span.start : span.end]), tuple(logprobs[span.start : span.end]), int(span.version)

@@ -14,22 +14,35 @@ from rl.service.parts import Asked, Number, Run, Service, SideName, TaskId
 from rollout_workers.trajectory import EpisodeKey
 
 router = APIRouter()
-_FAILS: dict[int | str, dict[str, Any]] = {
-    status: {"description": words, "content": {"application/json": {"example": {"detail": words}}}}
-    for status, words in {
+_JSON = "application/json"
+
+
+def _refusals(words: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": models.Refusal, "description": text, "content": {_JSON: {"example": {"detail": text}}}}
+        for status, text in words.items()
+    }
+
+
+_FAILS = _refusals(
+    {
         401: "Show a token: Authorization: Bearer TOKEN.",
         404: "There is nothing at this address.",
         421: "This service answers to 127.0.0.1:8400 only.",
+        422: "This cannot be asked: points: Input should be less than or equal to 2000.",
         429: "That were too many requests: wait a moment.",
         503: "This run cannot be read now.",
-    }.items()
-}
-_CHANGES: dict[int | str, dict[str, Any]] = _FAILS | {
-    403: {"description": "Another site, or a token that may only read."},
-    409: {"description": "It cannot be done now, and why."},
-    413: {"description": "The body is too long."},
-    415: {"description": "The body is no JSON."},
-}
+    }
+)
+_CHANGES = _FAILS | _refusals(
+    {
+        400: "The request broke off.",
+        403: "This came from another site, or does not say from which.",
+        408: "The request took too long to come.",
+        409: "It cannot be done now, and why.",
+        413: "That is longer than 65536 bytes.",
+    }
+)
 v1 = APIRouter(prefix="/api/v1", responses=_FAILS)
 
 
@@ -39,7 +52,7 @@ def healthz() -> dict[str, bool]:
     return {"ok": True}
 
 
-@router.get("/readyz", responses={503: {"description": "The directory of the runs cannot be read."}})
+@router.get("/readyz", responses=_refusals({503: "The directory of the runs cannot be read."}))
 def readyz(service: Service) -> dict[str, bool]:
     """It answers, and the runs can be listed."""
     try:
@@ -81,13 +94,13 @@ def launches(service: Service) -> models.Launches:
     return models.Launches(launches=service.launcher.launches())
 
 
-@v1.get("/compare", responses={409: {"description": "They have nothing in common."}})
+@v1.get("/compare", responses=_refusals({409: "They have nothing in common."}))
 def comparison(service: Service, a: SideName, b: SideName) -> models.Comparison:
     """Two evaluations on the tasks that both have: `RUN:before`, `RUN:after`, or `RUN` for its last one."""
     return service.evaluations.compare(service.root, a, b)
 
 
-@v1.get("/compare/answers", responses={409: {"description": "They do not both have the task."}})
+@v1.get("/compare/answers", responses=_refusals({409: "They do not both have the task."}))
 def answers(service: Service, a: SideName, b: SideName, task: TaskId) -> models.Answers:
     """What both answered to one task."""
     return compare.answers(service.root, a, b, task)

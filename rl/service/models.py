@@ -20,6 +20,12 @@ class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class Refusal(_Answer):
+    """Why not, in a sentence."""
+
+    detail: str
+
+
 class RunSummary(_Answer):
     """A run in one line."""
 

@@ -20,8 +20,14 @@ SETTINGS = (
 )
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first run leaves its warm start for the second."""
+    return tmp_path_factory.mktemp("models")
+
+
 @pytest.mark.parametrize(("name", "runtime"), [("docker", None), ("gvisor", docker.GVISOR)])
-async def test_five_steps_in_containers(tmp_path: Path, name: str, runtime: str | None) -> None:
+async def test_five_steps_in_containers(tmp_path: Path, models: Path, name: str, runtime: str | None) -> None:
     probe, backend = await docker.probe(runtime=runtime)
     if backend is None:
         pytest.skip(probe.why)
@@ -29,7 +35,7 @@ async def test_five_steps_in_containers(tmp_path: Path, name: str, runtime: str 
         *SETTINGS,
         f"rollout.sandbox.backend={name}",
         f"run.directory={tmp_path}",
-        f"warm_start.directory={tmp_path / 'models'}",
+        f"warm_start.directory={models}",
     )
     arguments = [part for setting in settings for part in ("--set", setting)]
 

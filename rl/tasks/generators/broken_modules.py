@@ -4,7 +4,7 @@ A demonstration looks at the module and its failing test, edits the line, again 
 and submits it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import unified_diff
 from functools import lru_cache
@@ -21,8 +21,21 @@ from verifiers.task import Message
 SYSTEM: Final = "Tools: bash, edit, create, submit. One call a turn."
 _MODULES: Final = ("shop", "bank", "farm", "game")
 _PAIRS: Final = (("a", "b"), ("x", "y"), ("m", "n"))
-_CONSTANTS: Final = tuple(map(str, range(1, 13)))
-_NAMED: Final = (("plus", "+"), ("minus", "-"), ("times", "*"), ("over", ">"), ("under", "<"))
+_CONSTANTS: Final = tuple(map(str, range(1, 10)))
+"""Of one digit: to copy a number of two is what a small model learns last, and rewards do not teach it."""
+_NAMED: Final = {
+    "plus": "+",
+    "minus": "-",
+    "times": "*",
+    "mod": "%",
+    "over": ">",
+    "under": "<",
+    "least": ">=",
+    "most": "<=",
+}
+_SPELT: Final = tuple(
+    (f"{word}_{number}", f"{{0}} {sign} {number}") for word, sign in _NAMED.items() for number in _CONSTANTS[1:]
+)
 _RIGHT: Final = (
     ("double", "{0} * 2"),
     ("triple", "{0} * 3"),
@@ -31,10 +44,10 @@ _RIGHT: Final = (
     ("multiply", "{0} * {1}"),
     ("more", "{0} > {1}"),
     ("less", "{0} < {1}"),
-    *((f"{word}_{number}", f"{{0}} {sign} {number}") for word, sign in _NAMED for number in _CONSTANTS[1:]),
+    *_SPELT,
 )
 """Name and expression, drawn alike; the name tells the expression. What stands in it makes the mutations."""
-_OPERATORS: Final = ("+", "-", "*", ">", "<")
+_OPERATORS: Final = tuple(_NAMED.values())
 _HIDDEN: Final = 5
 _MISQUOTED: Final = 0.25
 """Of mistakes, those that the tool refuses and the next turn mends: who never saw that has no way on from a refusal."""
@@ -109,7 +122,7 @@ class Plan:
 
 
 class BrokenModules:
-    """Difficulty d has d functions, one of them broken."""
+    """Difficulty d has d functions, one of them broken; with one alone, its name spells operator and constant."""
 
     domain = "repair"
     verifier = "repair"
@@ -172,15 +185,15 @@ def _edited(plan: Plan, file: str, old: Function, new: Function) -> tuple[str, s
 def _plan(chance: Random, difficulty: int) -> Plan:
     functions: list[Function] = []
     while len(functions) < difficulty:
-        one = _function(chance)
+        one = _function(chance, _SPELT if difficulty == 1 else _RIGHT)
         if one.name not in {other.name for other in functions}:
             functions.append(one)
     place = chance.randrange(len(functions))
     return Plan(chance.choice(_MODULES), tuple(functions), place, _mutated(functions[place], chance))
 
 
-def _function(chance: Random) -> Function:
-    name, expression = chance.choice(_RIGHT)
+def _function(chance: Random, kinds: Sequence[tuple[str, str]]) -> Function:
+    name, expression = chance.choice(kinds)
     names = chance.choice(_PAIRS)
     return Function(name, names if "{1}" in expression else names[:1], tuple(expression.format(*names).split()))
 
