@@ -13,7 +13,12 @@ ROOT = Path(__file__).parents[2]
 FLOORS = ("verifiers", "rollout_workers", "rl")
 
 DOORS = {
-    "vllm": ("rollout_workers/engine.py", "rollout_workers/transfer.py", "rl/bench/rollouts.py"),
+    "vllm": (
+        "rollout_workers/engine.py",
+        "rollout_workers/staging.py",
+        "rollout_workers/transfer.py",
+        "rl/bench/rollouts.py",
+    ),
     "docker": ("rollout_workers/sandbox/docker.py",),
     "ray": ("rl/cluster.py",),
     "fastapi": ("rl/service/",),
