@@ -1,7 +1,6 @@
 """Weights from a file, staged beside those in use and then taken. Runs inside vLLM's engine process."""
 
 import copy
-from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
@@ -36,15 +35,16 @@ class StagedWeights:
             model, config = self.model_runner.get_model(), self.vllm_config
             self._thread = ThreadPoolExecutor(1, "stage-weights")
             self._staging: Staging = Twin(model) if _is_plain(model, config) else Reload(model, config)
-            self._names: Set[str] = frozenset()
+            self._names = frozenset[str]()
         self._loading = self._thread.submit(self._load, path)
 
     def _load(self, path: str) -> None:
         weights = load_file(path)
-        if lacking := self._names - weights.keys():
+        names = frozenset(weights)
+        if lacking := self._names - names:
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}, which weights before it had")
         self._staging.load(weights)
-        self._names = weights.keys()
+        self._names = names
 
     def staged_weights(self) -> str | None:
         """None while they load; what went wrong, if anything, and then those in use are as they were."""
@@ -133,7 +133,7 @@ class Reload:
         """See `Staging`."""
         self._weights = weights
         if self._config.model_config.hf_config.tie_word_embeddings:
-            # A packed head has a copy of its own, so a tied one has to be loaded by name as well.
+            # A packed head may have a copy of its own, so a tied one has to be loaded by name as well.
             self._weights.setdefault("lm_head.weight", self._weights["model.embed_tokens.weight"])
 
     def take(self) -> None:
