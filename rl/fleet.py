@@ -194,8 +194,13 @@ class Fleet:
         # The start outlives the episode that noticed the loss, should its deadline come first.
         start = asyncio.create_task(self._start(worker), name=f"start of {worker.name}")
         self._starting.add(start)
-        start.add_done_callback(self._starting.discard)
+        start.add_done_callback(self._started)
         await asyncio.shield(start)
+
+    def _started(self, start: "asyncio.Task[None]") -> None:
+        self._starting.discard(start)
+        if not start.cancelled():
+            start.exception()  # looked at, for its waiters may be gone; `Worker.ready` raises it to others
 
     async def _start(self, worker: Worker) -> None:
         config = self._setup.config
