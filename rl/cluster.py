@@ -218,6 +218,7 @@ def _environment() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else a call after the end would start another Ray
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 

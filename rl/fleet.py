@@ -157,8 +157,11 @@ class Fleet:
 
     async def stop(self) -> None:
         """End every engine in good order, and then the actors."""
-        for start in self._starting:
-            start.cancel()
+        if starts := set(self._starting):
+            for start in starts:
+                start.cancel()
+            # Until they have: a call that is cancelled after Ray has gone cannot tell its actor.
+            await asyncio.wait(starts, timeout=_STOP_SECONDS)
         async with asyncio.TaskGroup() as group:
             for worker in self.workers:
                 if worker.actor is not None:
@@ -205,18 +208,18 @@ class Fleet:
     async def _start(self, worker: Worker) -> None:
         config = self._setup.config
         env = {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        actor = self._start_actor(
-            RolloutWorker,
-            # With the seed of another start it would sample the same noise again.
-            replace(self._setup, seed=next(self._seeds)),
-            name=worker.name,
-            cpus=config.cpus,
-            gpus=config.gpus,
-            # Calls in flight: an episode in every slot, as many gradings, and the small ones.
-            concurrency=2 * config.slots + 8,
-            env=env,
-        )
         try:
+            actor = self._start_actor(
+                RolloutWorker,
+                # With the seed of another start it would sample the same noise again.
+                replace(self._setup, seed=next(self._seeds)),
+                name=worker.name,
+                cpus=config.cpus,
+                gpus=config.gpus,
+                # Calls in flight: an episode in every slot, as many gradings, and the small ones.
+                concurrency=2 * config.slots + 8,
+                env=env,
+            )
             self.sandbox = await actor.call("start")
             if self._serving and self._weights is None:
                 await actor.call("serve")

@@ -1,5 +1,6 @@
 """The workers as the driver sees them, with actors in this process instead of Ray's."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -17,11 +18,17 @@ class FakeActor:
     def __init__(self, setup: WorkerSetup) -> None:
         self.seed = setup.seed
         self.faults: list[str] = []
+        self.hangs = self.cancelled = False
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """As the real one, faults told once."""
         if method == "sample":
             raise ActorLost("it died")
+        if method == "start" and self.hangs:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled = True
         faults, self.faults = tuple(self.faults), []
         return WorkerStatus(1, 4, {}, faults) if method == "status" else ""
 
@@ -35,6 +42,8 @@ class Started:
     def __init__(self, workers: int) -> None:
         config = config_of(f"rollout.workers={workers}").rollout
         self.actors: list[FakeActor] = []
+        self.hang = False
+        """Whether actors that are started from now on never are up."""
         self.faults: list[tuple[str, str, str]] = []
         self.fleet = Fleet(WorkerSetup("r", "m", "float32", 7, config, {}), self, 1, self._start)  # type: ignore[arg-type]
 
@@ -44,6 +53,7 @@ class Started:
 
     def _start(self, cls: type, setup: WorkerSetup, **options: Any) -> FakeActor:
         self.actors.append(FakeActor(setup))
+        self.actors[-1].hangs = self.hang
         return self.actors[-1]
 
 
@@ -63,3 +73,16 @@ async def test_weights_that_a_worker_could_not_take_are_recorded_once() -> None:
     await started.fleet.has(4)
     await started.fleet.statuses()
     assert started.faults == [("worker-1", "WeightsError", "weights of version 3 are not whole")]
+
+
+async def test_a_start_that_is_under_way_has_ended_when_the_fleet_has() -> None:
+    started = Started(workers=1)
+    await started.fleet.start()
+    started.hang = True
+    call = asyncio.create_task(started.fleet.sample(started.fleet.workers[0], EpisodeKey(1, 0, 0), task_of()))
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert started.actors[-1].hangs
+    call.cancel()
+    await started.fleet.stop()
+    assert started.actors[-1].cancelled
