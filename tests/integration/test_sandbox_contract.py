@@ -27,8 +27,17 @@ LIBC_SIGNALS = 0b11 << 31
 """32 and 33, glibc's own: make leaves them ignored in what it starts, and glibc lets nobody undo that."""
 
 
+OTHERS: set[psutil.Process] = set()
+"""Children that were there before a sandbox was: such as what an earlier file's engine left behind."""
+
+
 COMMANDS = "head -qc 100 /proc/[0-9]*/cmdline | tr '\\0' ' '"
 """Of every process that can be seen; the agent's is its whole source."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _others() -> None:
+    OTHERS.update(set(psutil.Process().children(recursive=True)) - set(template()))
 
 
 @pytest_asyncio.fixture(
@@ -85,11 +94,16 @@ def template() -> list[psutil.Process]:
     return [*walls, *(inside for one in walls for inside in one.children())]
 
 
+def descendants() -> set[psutil.Process]:
+    """Processes of ours but `OTHERS`."""
+    return set(psutil.Process().children(recursive=True)) - OTHERS
+
+
 def leftovers(backend: Sandboxes, owner: int = os.getpid()) -> list[object]:
-    """Control groups and containers of `owner`, and processes of ours but the template of sandboxes."""
+    """Control groups and containers of `owner`, and processes of ours but the template of sandboxes and `OTHERS`."""
     mark = f"cwm-rl-{owner}-"
     groups = [*Path("/sys/fs/cgroup").glob(f"{mark}*"), *Path("/sys/fs/cgroup").glob(f"*/{mark}*")]
-    children = [child for child in psutil.Process().children(recursive=True) if child not in template()]
+    children = descendants() - set(template())
     containers: list[object] = []
     if isinstance(backend, docker.Docker):
         containers = backend.client.containers(all=True, filters={"label": f"cwm-rl.owner={owner}"})
@@ -398,7 +412,7 @@ async def test_an_agent_killed_from_outside_is_not_the_commands_doing(sandboxes:
             (container,) = sandboxes.client.containers(filters={"label": f"cwm-rl.owner={os.getpid()}"})
             sandboxes.client.kill(container["Id"])
         else:
-            for child in psutil.Process().children(recursive=True):
+            for child in descendants():
                 with contextlib.suppress(psutil.NoSuchProcess):  # a child may die of its parent's death
                     child.kill()
         with pytest.raises(SandboxUnavailable):
@@ -412,7 +426,7 @@ async def test_a_frozen_sandbox_is_removed_by_force(sandboxes: Sandboxes) -> Non
             (container,) = sandboxes.client.containers(filters={"label": f"cwm-rl.owner={os.getpid()}"})
             sandboxes.client.pause(container["Id"])
         else:
-            for child in set(psutil.Process().children(recursive=True)) - set(template()):
+            for child in descendants() - set(template()):
                 child.suspend()
         with pytest.raises((TimeoutError, SandboxUnavailable)):  # without an agent, the engine says so at once
             async with asyncio.timeout(0.2):
