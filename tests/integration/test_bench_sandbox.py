@@ -14,7 +14,7 @@ KEYS = {"exec_p50_ms", "session_p50_ms", "create_per_s", "acquire_warm_p50_ms", 
 KEYS |= {"host_mb_per_sandbox", "flood_host_mb", "hang_late_s", "leaked"}
 
 
-@pytest.mark.parametrize("backend", ["bubblewrap", "docker"])  # gVisor is Docker here, but for its pace
+@pytest.mark.parametrize("backend", ["bubblewrap", "docker", "gvisor"])
 async def test_everything_is_measured(backend: Backend) -> None:
     try:
         await choose(backend)
