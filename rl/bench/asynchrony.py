@@ -37,6 +37,9 @@ NO_LIMIT: Final = 1000
 SKIPPED: Final = 3
 """Steps at the start, in which slots fill and averages form."""
 
+_LOOK_AGAIN: Final = 0.05
+"""Seconds."""
+
 VERIFIER: Final = f"{__name__}:Checksum"
 ENVIRONMENT: Final = f"{__name__}:slow"
 
@@ -153,7 +156,7 @@ class Rates:
     alone_sampling: float
     alone_learning: float
     beside_sampling: float
-    """While the learner works, on the same machine but on older batches: they share caches, memory and the rest."""
+    """While the learner works, but on older batches: worker and driver then have to share its core, among others."""
     beside_learning: float
 
     @property
@@ -240,6 +243,8 @@ async def _uncoupled(config: Config, batches: int) -> Rates:
             await take(SKIPPED)
             learnt.forget()
             await take(batches)
+            while not learnt.is_measured:  # noqa: ASYNC110 - a slow learner; the run's own deadlines end its steps
+                await asyncio.sleep(_LOOK_AGAIN)
             beside_sampling, beside_learning = taken.rate, learnt.rate
             sampling.cancel()
         learnt.forget()
@@ -264,6 +269,11 @@ class _Done:
         """One more."""
         self._at.append(time.monotonic())
         self._tokens.append(_sampled(batch))
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is a batch after the one that started the clock."""
+        return len(self._at) > 1
 
     @property
     def rate(self) -> float:
