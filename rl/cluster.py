@@ -318,6 +318,7 @@ def jobs(address: str | None) -> Iterator[Jobs]:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # importing it has set another
     address = joined(address)
     if address is None:
         raise ClusterError("no cluster to ask: give --address, or set RAY_ADDRESS")

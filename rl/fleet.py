@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any, Protocol
 
 from rl import cluster
@@ -221,6 +222,7 @@ class Fleet:
                 env=env,
             )
             self.sandbox = await actor.call("start")
+            await self._check_reach(worker, actor)
             if self._serving and self._weights is None:
                 await actor.call("serve")
         except Exception as error:
@@ -229,6 +231,16 @@ class Fleet:
         worker.replace(actor)
         if self._weights is not None:
             actor.tell("offer", *self._weights)
+
+    async def _check_reach(self, worker: Worker, actor: Actor) -> None:
+        """A place may come up again on another host. Raises FleetError where weights in files do not get there."""
+        if self._weights is None or self._weights[1] is not None:
+            return
+        if not await actor.call("sees", str(Path(self._weights[0].path).parent)):
+            raise FleetError(
+                f"{worker.name} came up again on another host, where this run's files of weights are not: "
+                '`cwm-rl resume` goes on with rollout.engine.transport = "auto" or "ray"'
+            )
 
 
 async def _end(actor: Actor) -> None:

@@ -6,13 +6,13 @@ Broadcast    NCCL, which waits for every worker; not yet run on a GPU
 """
 
 import shutil
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from rl.cluster import Actor, PushClient
-from rl.config import Config
+from rl.config import Config, ConfigError
 from rl.fleet import Fleet
 from rollout_workers.scratch import SHARED_MEMORY, scratch
 from rollout_workers.weights import WeightsRef
@@ -142,7 +142,22 @@ async def opened(
         await learner.call("connect", client, len(actors) * engine.tensor_parallel_size)
         yield Broadcast(learner)
     elif engine.transport == "ray":
-        yield ObjectStore(learner, fleet, max(1, config.guard.gap_versions))
+        yield ObjectStore(learner, fleet, _kept(config))
     else:
         with WeightsDirectory.open(directory, model_bytes, keep) as files:
-            yield Files(learner, fleet, files)
+            blind = await _blind([learner, *[await worker.ready() for worker in fleet.workers]], files.path)
+            if blind and engine.transport == "file":
+                raise ConfigError(
+                    f"rollout.engine.transport is 'file', and {', '.join(blind)} cannot see {files.path}, being on "
+                    "another host: 'auto' and 'ray' get there"
+                )
+            yield ObjectStore(learner, fleet, _kept(config)) if blind else Files(learner, fleet, files)
+
+
+async def _blind(actors: Sequence[Actor], directory: Path) -> list[str]:
+    """Those that files there do not reach."""
+    return [actor.name for actor in actors if not await actor.call("sees", str(directory))]
+
+
+def _kept(config: Config) -> int:
+    return max(1, config.guard.gap_versions)

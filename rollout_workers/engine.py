@@ -35,8 +35,10 @@ class EngineConfig(BaseModel):
     kv: Literal["keep", "recompute"] = Field(
         "keep", description="At a swap, keep the KV cache of running requests (fast) or compute it anew (exact)."
     )
-    transport: Literal["file", "ray", "nccl"] = Field(
-        "file", description="How weights get here: shared memory of one host, Ray's object store, or NCCL."
+    transport: Literal["auto", "file", "ray", "nccl"] = Field(
+        "auto",
+        description="How weights get here: shared memory of one host, Ray's object store, or NCCL; auto takes the "
+        "first where every actor sees it, else the second.",
     )
     start_seconds: float = Field(600, gt=0, description="Deadline for the engine's start.")
     swap_seconds: float = Field(120, gt=0, description="Deadline for one weight update.")

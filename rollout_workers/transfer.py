@@ -20,7 +20,7 @@ from vllm.utils.network_utils import get_ip, get_open_port
 
 def transfer_config(transport: str) -> WeightTransferConfig | None:
     """vLLM's configuration for a transport of its own, `nccl`; none for ours, all of which end in a file."""
-    return None if transport in ("file", "ray") else WeightTransferConfig(backend=transport)
+    return WeightTransferConfig(backend=transport) if transport == "nccl" else None
 
 
 def nccl_sender(model: torch.nn.Module, client: Any, engine_ranks: int) -> Any:

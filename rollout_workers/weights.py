@@ -43,6 +43,11 @@ def check(ref: WeightsRef) -> None:
         raise WeightsError(f"weights of version {ref.version} at {ref.path} are not whole: {size} bytes")
 
 
+def sees(directory: str) -> bool:
+    """Whether a directory of one process, whose name no other host has, is there for this one, too."""
+    return Path(directory).is_dir()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that takes its place in one step when the block ends well, and else is removed."""

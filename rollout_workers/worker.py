@@ -22,7 +22,7 @@ from rollout_workers.sandbox.reaper import reaping
 from rollout_workers.sandbox.select import choose
 from rollout_workers.scratch import SHARED_MEMORY, scratch
 from rollout_workers.trajectory import Episode, EpisodeKey, Failed
-from rollout_workers.weights import WeightsError, WeightsRef, replacing
+from rollout_workers.weights import WeightsError, WeightsRef, replacing, sees
 from verifiers.combine import Combined, Part
 from verifiers.runner import Grader
 from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec
@@ -86,7 +86,7 @@ class RolloutWorker:
         """
         setup, config = self._setup, self._setup.config
         self._renderer = Renderer.load(setup.model, reasoning=config.reasoning)
-        if config.engine.transport == "ray":
+        if config.engine.transport in ("auto", "ray"):
             place = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
             self._own_files = self._stack.enter_context(scratch("cwm-rl-received", place))
         backend, chosen = await choose(
@@ -118,6 +118,10 @@ class RolloutWorker:
     async def stop(self) -> None:
         """End the engine and everything else."""
         await self._stack.aclose()
+
+    async def sees(self, directory: str) -> bool:
+        """Whether the driver's files there can be read here as well."""
+        return sees(directory)
 
     async def offer(self, ref: WeightsRef, data: NDArray[np.uint8] | None = None) -> None:
         """Put weights into the mailbox; what lies there and was not taken yet is replaced.

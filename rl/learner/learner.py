@@ -20,6 +20,7 @@ from rl.learner.optimisers import optimisers
 from rl.learner.packing import MicroBatch, Row, pack
 from rollout_workers.clock import Clock
 from rollout_workers.cores import allowed
+from rollout_workers.weights import sees
 from verifiers.errors import UserError
 
 
@@ -129,6 +130,10 @@ class Learner:
         part, out = model.backward(self._model, batch, self._setup.temperature, loss, self._clock, first=first)
         seen.add(out, behaviour, advantages, mask)
         return part
+
+    def sees(self, directory: str) -> bool:
+        """Whether files can be written there for the driver and the workers."""
+        return sees(directory)
 
     def write_weights(self, path: str) -> None:
         """Put the current weights where the engines read them. Raises OSError."""

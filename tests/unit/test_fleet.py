@@ -1,14 +1,16 @@
 """The workers as the driver sees them, with actors in this process instead of Ray's."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import config_of, task_of
 
 from rl.cluster import ActorLost
-from rl.fleet import Fleet, WorkerLost
+from rl.fleet import Fleet, FleetError, WorkerLost
 from rollout_workers.trajectory import EpisodeKey
+from rollout_workers.weights import WeightsRef, sees
 from rollout_workers.worker import WorkerSetup, WorkerStatus
 
 
@@ -19,6 +21,7 @@ class FakeActor:
         self.seed = setup.seed
         self.faults: list[str] = []
         self.hangs = self.cancelled = False
+        self.told: list[tuple[Any, ...]] = []
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """As the real one, faults told once."""
@@ -29,8 +32,14 @@ class FakeActor:
                 await asyncio.Event().wait()
             finally:
                 self.cancelled = True
+        if method == "sees":
+            return sees(*arguments)
         faults, self.faults = tuple(self.faults), []
         return WorkerStatus(1, 4, {}, faults) if method == "status" else ""
+
+    def tell(self, *told: Any) -> None:
+        """Kept."""
+        self.told.append(told)
 
     def kill(self) -> None:
         """Nothing runs."""
@@ -86,3 +95,14 @@ async def test_a_start_that_is_under_way_has_ended_when_the_fleet_has() -> None:
     call.cancel()
     await started.fleet.stop()
     assert started.actors[-1].cancelled
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_a_worker_that_comes_up_again_gets_the_weights_or_says_why_not(tmp_path: Path, here: bool) -> None:
+    started = Started(workers=1)
+    await started.fleet.start()
+    ref = WeightsRef(3, str((tmp_path if here else tmp_path / "elsewhere") / "3"))
+    started.fleet.offer(ref)
+    with pytest.raises(WorkerLost if here else FleetError, match="died" if here else "worker-0 came up again on ano"):
+        await started.fleet.sample(started.fleet.workers[0], EpisodeKey(1, 0, 0), task_of())
+    assert [actor.told for actor in started.actors] == [[("offer", ref, None)], [("offer", ref, None)] if here else []]

@@ -5,11 +5,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from fakes import config_of
 
-from rl.publisher import WeightsDirectory
+from rl.config import ConfigError
+from rl.publisher import Files, ObjectStore, Transport, WeightsDirectory, opened
 from rollout_workers.scratch import scratch
+from rollout_workers.weights import sees
 
 TOO_LARGE = 1 << 60
 """Bytes of a model that no shared memory holds: the fallback is taken."""
@@ -77,3 +82,38 @@ def test_two_of_one_process_stand_side_by_side(tmp_path: Path) -> None:
         assert first.is_dir()
         assert second.is_dir()
         assert first != second
+
+
+class Placed:
+    """An actor on this host, or on another one."""
+
+    def __init__(self, name: str, *, here: bool = True) -> None:
+        self.name, self._here = name, here
+
+    async def call(self, method: str, directory: str) -> bool:
+        """Whether the directory is there."""
+        assert method == "sees"
+        return self._here and sees(directory)
+
+    async def ready(self) -> "Placed":
+        """As a worker of the fleet."""
+        return self
+
+
+async def _opened(directory: Path, transport: str, learner: Placed, *workers: Placed) -> Transport:
+    fleet: Any = SimpleNamespace(workers=workers)
+    config = config_of(f"rollout.engine.transport={transport}")
+    async with opened(config, directory, learner, fleet, 1) as found:  # type: ignore[arg-type]
+        return found
+
+
+async def test_files_are_taken_where_every_actor_sees_them(tmp_path: Path) -> None:
+    here, there = Placed("worker-0"), Placed("worker-1", here=False)
+    assert isinstance(await _opened(tmp_path, "auto", Placed("learner"), here), Files)
+    assert isinstance(await _opened(tmp_path, "auto", Placed("learner"), here, there), ObjectStore)
+    assert isinstance(await _opened(tmp_path, "auto", Placed("learner", here=False), here), ObjectStore)
+
+
+async def test_files_that_do_not_get_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"transport is 'file', and worker-1 cannot see .*: 'auto' and 'ray' get"):
+        await _opened(tmp_path, "file", Placed("learner"), Placed("worker-0"), Placed("worker-1", here=False))
