@@ -318,7 +318,8 @@ def jobs(address: str | None) -> Iterator[Jobs]:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # importing it has set another
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # importing them has set another
     address = joined(address)
     if address is None:
         raise ClusterError("no cluster to ask: give --address, or set RAY_ADDRESS")

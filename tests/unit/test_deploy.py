@@ -66,6 +66,12 @@ def test_compose_publishes_on_loopback_and_has_no_secret() -> None:
                 assert (DEPLOY / source).exists(), source
 
 
+def test_no_token_gets_into_an_image() -> None:
+    kept_out = (DEPLOY.parent / ".dockerignore").read_text().splitlines()
+    for secret in ("deploy/prometheus/token", ".env*", "runs"):
+        assert secret in kept_out
+
+
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.stem)
 def test_kuberay_takes_the_version_that_is_installed(path: Path) -> None:
     (one,) = documents(path)
