@@ -13,7 +13,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from rl.init_model import InitModel, init_model
+from rl.publisher import WeightsDirectory
 from rollout_workers.engine import Engine, EngineConfig
 from rollout_workers.weights import WeightsRef
 
@@ -154,32 +158,42 @@ async def _updated(
 async def weights(work: Updates, say: Say) -> dict[str, Any]:
     """Milliseconds of an update under running requests, those of the pause in it, and of reading the file once."""
     say(f"starting an engine on {work.shape} …")
-    async with _served(work.shape, work.streams) as (engine, file):
-        sampling = asyncio.create_task(_without_end(engine, work.streams))
-        whole, paused = [], []
-        try:
-            await asyncio.sleep(1)
-            for version in range(1, work.updates + 1):
-                began = time.monotonic()
-                await asyncio.to_thread(_touch, file)
-                paused.append(await engine.swap(WeightsRef(version, str(file))))
-                whole.append(time.monotonic() - began)
-                await asyncio.sleep(0.2)
-        finally:
-            sampling.cancel()
-            with suppress(asyncio.CancelledError):
-                await sampling
-        read = [await asyncio.to_thread(_read_seconds, file) for _ in range(5)]
-        return {
-            "weights": {
-                "shape": work.shape,
-                "file_mb": file.stat().st_size / 2**20,
-                "update_ms": 1000 * statistics.median(whole),
-                "paused_ms": 1000 * statistics.median(paused),
-                "read_ms": 1000 * statistics.median(read),
-                "read_ratio": statistics.median(whole) / statistics.median(read),
-            }
+    async with _served(work.shape, work.streams) as (engine, model):
+        size, tensors = model.stat().st_size, load_file(model)
+        with WeightsDirectory.open(model.parent, size, keep=1) as files:
+            return await _weights(work, engine, tensors, files)
+
+
+async def _weights(
+    work: Updates, engine: Engine, tensors: dict[str, torch.Tensor], files: WeightsDirectory
+) -> dict[str, Any]:
+    sampling = asyncio.create_task(_without_end(engine, work.streams))
+    whole, paused = [], []
+    try:
+        await asyncio.sleep(1)
+        for version in range(1, work.updates + 1):
+            began = time.monotonic()
+            file = files.file(version)
+            await asyncio.to_thread(save_file, tensors, file)
+            paused.append(await engine.swap(WeightsRef(version, str(file))))
+            whole.append(time.monotonic() - began)
+            files.prune()
+            await asyncio.sleep(0.2)
+    finally:
+        sampling.cancel()
+        with suppress(asyncio.CancelledError):
+            await sampling
+    read = [await asyncio.to_thread(_read_seconds, file) for _ in range(5)]
+    return {
+        "weights": {
+            "shape": work.shape,
+            "file_mb": file.stat().st_size / 2**20,
+            "update_ms": 1000 * statistics.median(whole),
+            "paused_ms": 1000 * statistics.median(paused),
+            "read_ms": 1000 * statistics.median(read),
+            "read_ratio": statistics.median(whole) / statistics.median(read),
         }
+    }
 
 
 async def _without_end(engine: Engine, streams: int) -> None:
@@ -188,13 +202,6 @@ async def _without_end(engine: Engine, streams: int) -> None:
             await engine.sample(prompt, 256)
 
     await asyncio.gather(*(one(prompt) for prompt in _prompts(streams)))
-
-
-def _touch(file: Path) -> None:
-    """Write it anew, as a learner does: a whole file beside it, then its name."""
-    copy = file.with_suffix(".new")
-    copy.write_bytes(file.read_bytes())
-    copy.replace(file)
 
 
 def _read_seconds(file: Path) -> float:
