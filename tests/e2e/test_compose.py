@@ -92,7 +92,8 @@ def test_nobody_gets_in_without_a_token_or_by_another_name(compose: Compose, url
     request = urllib.request.Request(url + path, headers={"Host": host} if host else {})
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=10)
-    assert refused.value.code == status
+    with refused.value as answer:
+        assert answer.code == status
 
 
 def _docker(*words: str) -> str:
