@@ -98,6 +98,8 @@ class Fleet:
         self._starting: set[asyncio.Task[None]] = set()
         self._seeds = count(setup.seed)
         self.workers = [Worker(i, setup.config.slots) for i in range(setup.config.workers)]
+        self.files: Path | None = None
+        """Where weights lie that every worker has to see; none where they come by other ways."""
         self.sandbox = ""
         """Which sandbox the workers took, in words."""
 
@@ -234,9 +236,7 @@ class Fleet:
 
     async def _check_reach(self, worker: Worker, actor: Actor) -> None:
         """A place may come up again on another host. Raises FleetError where weights in files do not get there."""
-        if self._weights is None or self._weights[1] is not None:
-            return
-        if not await actor.call("sees", str(Path(self._weights[0].path).parent)):
+        if self.files is not None and not await actor.call("sees", str(self.files)):
             raise FleetError(
                 f"{worker.name} came up again on another host, where this run's files of weights are not: "
                 '`cwm-rl resume` goes on with rollout.engine.transport = "auto" or "ray"'

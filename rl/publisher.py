@@ -134,7 +134,7 @@ class Broadcast:
 async def opened(
     config: Config, directory: Path, learner: Actor, fleet: Fleet, model_bytes: int
 ) -> AsyncIterator[Transport]:
-    """The transport that the configuration names."""
+    """The transport that the configuration names, or the first that reaches every actor. Raises ConfigError."""
     engine, keep = config.rollout.engine, _SPARE + config.guard.gap_versions
     if engine.transport == "nccl":
         actors = [await worker.ready() for worker in fleet.workers]
@@ -151,7 +151,11 @@ async def opened(
                     f"rollout.engine.transport is 'file', and {', '.join(blind)} cannot see {files.path}, being on "
                     "another host: 'auto' and 'ray' get there"
                 )
-            yield ObjectStore(learner, fleet, _kept(config)) if blind else Files(learner, fleet, files)
+            if blind:
+                yield ObjectStore(learner, fleet, _kept(config))
+            else:
+                fleet.files = files.path
+                yield Files(learner, fleet, files)
 
 
 async def _blind(actors: Sequence[Actor], directory: Path) -> list[str]:

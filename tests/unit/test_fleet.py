@@ -101,8 +101,17 @@ async def test_a_start_that_is_under_way_has_ended_when_the_fleet_has() -> None:
 async def test_a_worker_that_comes_up_again_gets_the_weights_or_says_why_not(tmp_path: Path, here: bool) -> None:
     started = Started(workers=1)
     await started.fleet.start()
-    ref = WeightsRef(3, str((tmp_path if here else tmp_path / "elsewhere") / "3"))
+    started.fleet.files = tmp_path if here else tmp_path / "elsewhere"
+    ref = WeightsRef(3, str(started.fleet.files / "3"))
     started.fleet.offer(ref)
     with pytest.raises(WorkerLost if here else FleetError, match="died" if here else "worker-0 came up again on ano"):
         await started.fleet.sample(started.fleet.workers[0], EpisodeKey(1, 0, 0), task_of())
     assert [actor.told for actor in started.actors] == [[("offer", ref, None)], [("offer", ref, None)] if here else []]
+
+
+async def test_it_is_told_before_there_are_any_weights() -> None:
+    started = Started(workers=1)
+    await started.fleet.start()
+    started.fleet.files = Path("/of/another/host")
+    with pytest.raises(FleetError, match="worker-0 came up again on another host"):
+        await started.fleet.sample(started.fleet.workers[0], EpisodeKey(1, 0, 0), task_of())

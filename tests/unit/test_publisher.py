@@ -101,9 +101,10 @@ class Placed:
 
 
 async def _opened(directory: Path, transport: str, learner: Placed, *workers: Placed) -> Transport:
-    fleet: Any = SimpleNamespace(workers=workers)
+    fleet: Any = SimpleNamespace(workers=workers, files=None)
     config = config_of(f"rollout.engine.transport={transport}")
     async with opened(config, directory, learner, fleet, 1) as found:  # type: ignore[arg-type]
+        assert (fleet.files is not None) == isinstance(found, Files), "workers that come up later have to see them"
         return found
 
 
