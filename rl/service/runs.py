@@ -10,6 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rl import pulse
 from rl.ledger import Counts, LedgerError, Reader, Record, State, Step
 from rl.ledger.schema import FILE
@@ -124,16 +127,27 @@ def checkpoints(reader: Reader) -> models.Checkpoints:
 def metrics(steps: Sequence[tuple[Step, Mapping[str, float | None]]], points: int) -> dict[str, Any]:
     """Every number that steps have, by name: `entropy`, `reward.math`, ...; means of `points` parts at most.
 
-    A part is named after its last step. In the form of `models.Metrics`, which would look at every number again.
+    A part is named after its last step. In the form of `models.Metrics`, which would look at every number again, but
+    with NaN, which msgspec writes as null, for what is missing.
     """
     size = max(1, -(-len(steps) // points))
-    parts = [steps[start : start + size] for start in range(0, len(steps), size)]
+    last = [steps[min(start + size, len(steps)) - 1][0] for start in range(0, len(steps), size)]
     names = sorted({name for _, row in steps for name in row})
+    means = _means(np.array([[row.get(name) for name in names] for _, row in steps], dtype=float), size)
     return {
-        "step": [part[-1][0].step for part in parts],
-        "at": [part[-1][0].at for part in parts],
-        "series": {name: [_mean([row.get(name) for _, row in part]) for part in parts] for name in names},
+        "step": [step.step for step in last],
+        "at": [step.at for step in last],
+        "series": dict(zip(names, means.T.tolist(), strict=True)),
     }
+
+
+def _means(rows: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Of every `size` rows, column by column, (parts, columns); without what is missing, NaN where all is."""
+    there = ~np.isnan(rows)
+    starts = np.arange(0, len(rows), size)
+    sums, counts = (np.add.reduceat(one, starts, dtype=float) for one in (np.where(there, rows, 0), there))
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return means
 
 
 def flat_stats(step: Step) -> dict[str, float | None]:

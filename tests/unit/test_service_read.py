@@ -158,6 +158,16 @@ def test_a_long_run_is_read_in_pieces(client: TestClient, tmp_path: Path) -> Non
     assert page["next"] is None and {one["step"] for one in page["episodes"]} == {7}
 
 
+def test_what_a_step_has_not_got_is_in_no_mean(ledger: Ledger, client: TestClient) -> None:
+    ledger.close(1)
+    for step, stats in enumerate(({"a": 1.0}, {"a": None}, {"a": 4.0, "b": 2.0}), 1):
+        ledger.commit(step, [EpisodeKey(1, step - 1, 0)], stats)
+    wanted = {2000: ([1, None, 4], [None, None, 2]), 2: ([1, 4], [None, 2]), 1: ([2.5], [2])}
+    for points, (a, b) in wanted.items():
+        series = client.get(f"/api/v1/runs/one/metrics?points={points}").json()["series"]
+        assert (series["a"], series["b"]) == (a, b)
+
+
 def test_steps_that_were_read_once_are_forgotten_after_a_rollback(ledger: Ledger, client: TestClient) -> None:
     def entropy() -> list[float]:
         return list(client.get("/api/v1/runs/one/metrics").json()["series"].get("entropy", []))
