@@ -278,7 +278,7 @@ def test_muon_steps_the_hidden_matrices_and_adamw_the_rest(path: Path, learner: 
     assert same(found[None], found[0.0])
     for name, step in found[1e-2].items():
         if step.ndim == 1 or "embed" in name:
-            assert torch.equal(step, found[None][name]), name
+            assert torch.allclose(step, found[None][name], rtol=0, atol=1e-7), name  # of 1e-3; not every CPU to the bit
         else:
             singular = torch.linalg.svdvals(step) / (1e-2 * max(1, step.shape[0] / step.shape[1]) ** 0.5)
             assert 0.5 < singular.median() < 1.3, name
