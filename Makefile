@@ -22,8 +22,8 @@ study-lag: setup ## reward by lag, correction and cache at a swap: sixty runs, f
 test: setup ## the whole test suite
 	@.venv/bin/pytest $(PARALLEL)
 
-test-fast: setup ## the tests that start neither Ray, vLLM nor a container engine
-	@.venv/bin/pytest $(PARALLEL) -m 'not slow'
+test-fast: setup ## those of a minute: of single parts, without Ray, vLLM and container engines
+	@.venv/bin/pytest $(PARALLEL) -m 'not slow' tests/unit
 
 check: setup ## lint, formatting and types
 	@.venv/bin/ruff check

@@ -1,8 +1,16 @@
 """What the service says, as types. The JSON is these, and the pages are made of them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    Strict,
+    StringConstraints,
+    model_validator,
+)
 
 from rl.ledger import State, Where
 from rollout_workers.trajectory import EpisodeKey
@@ -365,25 +373,39 @@ class Accepted(_Answer):
     url: str
 
 
+class _Blank:
+    """An address has no null: what is left out there, is out or empty, and so the document says it."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        given = schema.pop("anyOf", None) or [dict(schema)]
+        blank = {"type": "string", "const": ""}
+        return {"anyOf": [one for one in given if one != {"type": "null"}] + [blank]}
+
+
+_T = TypeVar("_T")
+_Filter = Annotated[_T | None, _Blank()]
+
+
 class EpisodeQuery(BaseModel):
     """Which episodes. What is left empty, as a form sends it, lets all through."""
 
     model_config = ConfigDict(extra="forbid")
 
-    domain: Annotated[str, StringConstraints(max_length=200)] | None = None
-    state: State | None = None
-    step: int | None = Field(None, ge=1, le=2**31)
-    reward_min: Finite | None = None
-    reward_max: Finite | None = None
-    outcome: Outcome | None = None
-    correct: bool | None = None
-    tokens_min: int | None = Field(None, ge=0, le=2**31, description="Sampled tokens, at least.")
-    tokens_max: int | None = Field(None, ge=0, le=2**31)
-    text: Annotated[str, StringConstraints(max_length=200)] | None = Field(
+    domain: _Filter[Annotated[str, StringConstraints(max_length=200)]] = None
+    state: _Filter[State] = None
+    step: _Filter[int] = Field(None, ge=1, le=2**31)
+    reward_min: _Filter[Finite] = None
+    reward_max: _Filter[Finite] = None
+    outcome: _Filter[Outcome] = None
+    correct: _Filter[bool] = None
+    tokens_min: _Filter[int] = Field(None, ge=0, le=2**31, description="Sampled tokens, at least.")
+    tokens_max: _Filter[int] = Field(None, ge=0, le=2**31)
+    text: _Filter[Annotated[str, StringConstraints(max_length=200)]] = Field(
         None, description="In its task's id, its messages, or what the verifier said; case does not count."
     )
-    before: str | None = Field(None, pattern=KEY, description="Only those older than group/index/attempt.")
-    limit: int = Field(50, ge=1, le=500)
+    before: _Filter[str] = Field(None, pattern=KEY, description="Only those older than group/index/attempt.")
+    limit: Annotated[int, _Blank()] = Field(50, ge=1, le=500)
 
     @model_validator(mode="before")
     @classmethod

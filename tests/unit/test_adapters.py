@@ -87,6 +87,7 @@ def test_what_is_no_score_is_no_reward(rewards: str, name: str, outcome: Outcome
     assert said in verdict.detail
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_killed_and_the_next_is_scored(rewards: str) -> None:
     before = psutil.Process().children()
     hung, fine = grade(RewardFunction(function=f"{rewards}:hangs", seconds=2), "hang", "x")

@@ -69,6 +69,7 @@ def add(a, b): return Yes()
 """
 
 
+@pytest.mark.slow
 @both_forms
 @pytest.mark.parametrize(
     "source",
@@ -150,6 +151,7 @@ def add(a, b):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("argument", "result"), [(SECRET, "found"), (1, "absent")])
 async def test_expected_values_are_not_where_the_candidate_runs(argument: int, result: str) -> None:
     tests = [
@@ -169,6 +171,7 @@ async def test_an_endless_answer_fails_in_its_time(payload: dict[str, Any]) -> N
     assert time.monotonic() - begun < 8
 
 
+@pytest.mark.slow
 async def test_an_answer_that_disarms_the_alarm_is_ended_from_outside() -> None:
     source = "import signal, time\ndef add(a, b):\n    signal.setitimer(signal.ITIMER_REAL, 0)\n    time.sleep(60)"
     begun = time.monotonic()
@@ -177,6 +180,7 @@ async def test_an_answer_that_disarms_the_alarm_is_ended_from_outside() -> None:
     assert time.monotonic() - begun < 15
 
 
+@pytest.mark.slow
 async def test_every_test_has_its_own_time_but_all_together_have_theirs() -> None:
     slow = "import time\ndef add(a, b):\n    time.sleep(0.5)\n    return a + b"
     tests = [{"call": "add", "args": [k, k], "expected": 2 * k} for k in range(5)]
@@ -200,6 +204,7 @@ class BusyMachine(PlainSandboxes):
             yield sandbox
 
 
+@pytest.mark.slow
 @both_forms
 async def test_an_answer_that_uses_all_its_time_up_is_wrong_and_no_fault_of_ours(payload: dict[str, Any]) -> None:
     """Though in no time at all Python does not even start, which is how a broken sandbox looks, too."""
@@ -328,6 +333,7 @@ async def test_programs_are_judged_by_what_they_print(source: str, passes: bool)
     assert (await grade(source, PROGRAMS, seconds=1.0)).correct is passes
 
 
+@pytest.mark.slow
 async def test_a_program_that_prints_without_end_fails_in_its_time() -> None:
     begun = time.monotonic()
     verdict = await grade("while True: print('x' * 1000)", PROGRAMS, seconds=1.0, total=1.5)

@@ -94,6 +94,7 @@ async def test_a_good_one_keeps_every_rule() -> None:
     assert await broken(Plain()) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [
@@ -115,6 +116,7 @@ async def test_without_examples_nothing_can_be_checked() -> None:
         await conformance.check("unheard", registry.load("math"), PlainSandboxes())
 
 
+@pytest.mark.slow
 async def test_no_attack_on_mathematics_is_paid() -> None:
     verifier = MathVerifier(seconds=1.0)
     tried = [one async for one in conformance.attack("math", verifier, PlainSandboxes())]
@@ -128,6 +130,7 @@ async def test_no_attack_on_traces_is_paid() -> None:
     assert [one for one in tried if one.paid or one.reward is None] == []
 
 
+@pytest.mark.slow
 def test_a_new_one_works_as_it_stands(tmp_path: Path) -> None:
     place = verifying.new("my_words", tmp_path)
     run = subprocess.run([sys.executable, "-m", "pytest", "-q", place], capture_output=True, text=True, check=False)

@@ -102,6 +102,7 @@ class Trap:
         return Path.touch, (self.mark,)
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     pickle.loads(pickle.dumps(Trap(mark)))

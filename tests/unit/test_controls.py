@@ -50,6 +50,7 @@ class Executed:
         return directory, report
 
 
+@pytest.mark.slow
 def test_each_control_takes_the_learning_out_and_every_report_has_both(tmp_path: Path) -> None:
     executed = Executed(tmp_path)
     words = run_controls(config_of(*EVALUATED), executed)

@@ -163,6 +163,7 @@ async def test_a_prompt_that_is_too_long_is_dropped_never_cut(renderer: Renderer
     assert not sampler.asked
 
 
+@pytest.mark.slow
 async def test_the_deadline_ends_an_episode(renderer: Renderer) -> None:
     sandboxes = PlainSandboxes()
     sampler = ScriptedSampler(said(renderer, WRONG), 60.0, said(renderer, RIGHT))

@@ -116,6 +116,7 @@ def test_a_split_is_the_contents_alone_and_grows_with_its_share(text: str, one: 
     assert (split_of(text, 0.0), split_of(text, 1.0)) == ("train", "held_out")
 
 
+@pytest.mark.slow
 @every_level
 def test_tasks_are_valid_and_nothing_of_their_grading_is_shown(name: str, difficulty: int) -> None:
     for split in SPLITS:
@@ -154,6 +155,7 @@ def test_sources_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
         GeneratedSource.model_validate({"generator": "math"} | wrong)
 
 
+@pytest.mark.slow
 @every_level
 async def test_demonstrations_without_mistakes_are_right_and_show_what_the_environment_says(
     name: str, difficulty: int
@@ -169,6 +171,7 @@ async def test_demonstrations_without_mistakes_are_right_and_show_what_the_envir
             assert shown.content.partition("\n</output>")[0] == said.content.partition("\n</output>")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "amount"), [("math", MANY), ("trace", MANY), ("code", 12), ("repair", 12)])
 async def test_demonstrations_with_mistakes_are_partly_wrong(name: str, amount: int) -> None:
     sandboxes = PlainSandboxes()

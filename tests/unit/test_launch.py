@@ -71,6 +71,7 @@ def test_a_runs_name_is_a_name_and_is_free(client: TestClient, ledger: Ledger) -
     assert status == 409 and "taken" in why
 
 
+@pytest.mark.slow
 def test_one_that_fails_before_it_begins_says_why(client: TestClient, tmp_path: Path) -> None:
     answer = client.post("/api/v1/runs", json={"config": "small.toml", "run": "try"}, headers=HERE)
     assert answer.status_code == 202 and answer.json() == {"run": "try", "url": "/runs/try"}

@@ -129,6 +129,7 @@ def test_computing_activations_again_changes_nothing(path: Path, learner: Any, w
     assert same(*found)
 
 
+@pytest.mark.slow
 def test_small_steps_are_not_lost_in_bfloat16(path: Path, learner: Any, weights: Any) -> None:
     """A step of 1e-5 is far below what a bfloat16 of 0.05 can tell; 40 of them are not."""
     one, exact = (learner(dtype=dtype, lr=1e-5) for dtype in ("bfloat16", "float32"))
@@ -145,6 +146,7 @@ def test_small_steps_are_not_lost_in_bfloat16(path: Path, learner: Any, weights:
         assert (tensor.float() - meant[name]).abs().max() <= 4e-4 + meant[name].abs().max() / 128, name
 
 
+@pytest.mark.slow
 def test_a_bfloat16_checkpoint_goes_on_exactly(path: Path, learner: Any, weights: Any, tmp_path: Path) -> None:
     whole = learner(dtype="bfloat16", lr=1e-6)
     whole.step(batch(path))
@@ -302,6 +304,7 @@ def test_a_rate_for_no_weight_is_told(learner: Any) -> None:
         learner(lr_scale={"embedding": 2.0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("muon_lr", [None, 1e-2])
 def test_a_checkpoint_goes_on_exactly(
     path: Path, learner: Any, weights: Any, tmp_path: Path, muon_lr: float | None

@@ -47,6 +47,7 @@ def first_child(process: psutil.Process) -> psutil.Process:
     return children[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [
@@ -114,6 +115,7 @@ async def test_a_box_among_the_thoughts_does_not_count(verifier: MathVerifier) -
     assert (await verifier.verify(task("4"), reply, PlainSandboxes())).correct
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer", ["9^{9^{9^{9}}}", "9**9**9**9", "\\sqrt{" * 60 + "3" + "}" * 60, "{" * 5000 + "3" + "}" * 5000]
 )
@@ -127,6 +129,7 @@ async def test_an_answer_on_which_algebra_hangs_is_wrong_and_the_next_is_graded(
     assert (await grade(verifier, "\\sqrt{3}", "3^{1/2}")).correct
 
 
+@pytest.mark.slow
 async def test_a_killed_process_costs_one_answer_and_no_error() -> None:
     verifier = MathVerifier(seconds=20.0)
     try:
@@ -145,11 +148,13 @@ async def test_a_killed_process_costs_one_answer_and_no_error() -> None:
         await verifier.aclose()
 
 
+@pytest.mark.slow
 async def test_many_at_once_are_graded_in_turn(verifier: MathVerifier) -> None:
     verdicts = await asyncio.gather(*(grade(verifier, "\\sqrt{4}+x", f"{k}+x") for k in range(10)))
     assert [verdict.correct for verdict in verdicts] == [k == 2 for k in range(10)]
 
 
+@pytest.mark.slow
 async def test_answers_that_hang_do_not_use_up_the_time_of_those_behind_them() -> None:
     verifier = MathVerifier(seconds=0.5)
     await verifier.start()
@@ -196,6 +201,7 @@ async def test_agrees_with_labelled_gsm8k_solutions(verifier: MathVerifier) -> N
     assert agreed >= 0.998 * asked
 
 
+@pytest.mark.slow
 @pytest.mark.required
 async def test_public_golds_equal_themselves(verifier: MathVerifier) -> None:
     file = DATA / "minerva_math.jsonl"

@@ -120,6 +120,7 @@ async def test_methods_of_a_solution_class() -> None:
     assert "defines no function" in (await grade("class Solution: pass", tests=tests)).detail
 
 
+@pytest.mark.slow
 async def test_fifty_megabytes_are_refused_or_graded_and_cost_no_run() -> None:
     verdict = await grade("#" * (50 << 20) + "\nprint(sum(map(int, input().split())))", stdin_tests=SUMS[:1])
     assert verdict.outcome in (Outcome.SCORED, Outcome.VERIFIER_ERROR), verdict

@@ -36,6 +36,7 @@ def phase(run: Path) -> Phase | None:
     return beat.phase if beat else None
 
 
+@pytest.mark.slow
 async def test_it_tells_what_is_waited_for_until_when(ledger: Ledger, tmp_path: Path) -> None:
     run, waits = tmp_path / "one", Waits()
     async with Heart.beating(run, waits), waits.named("a batch", 60):
@@ -107,6 +108,7 @@ async def _beat_for_ever(run: Path) -> None:
         await asyncio.sleep(3600)
 
 
+@pytest.mark.slow
 async def test_a_request_to_stop_is_heard_as_ctrl_c(ledger: Ledger, tmp_path: Path) -> None:
     run, heard = tmp_path / "one", asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, heard.set)

@@ -174,6 +174,7 @@ async def test_tests_that_a_patch_rewrites_are_not_the_hidden_ones() -> None:
     assert verdict.correct is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [

@@ -31,6 +31,7 @@ def test_groups_never_share_a_name(tmp_path: Path) -> None:
     assert len({parent.create(memory_bytes=1, pids=1).memory for _ in range(20)}) == 20
 
 
+@pytest.mark.slow
 def test_sweeping_takes_groups_of_the_dead_alone_and_of_no_other_pid_namespace(tmp_path: Path) -> None:
     parent = Cgroups(2, tmp_path, tmp_path)
     ours = parent.create(memory_bytes=1, pids=1).memory

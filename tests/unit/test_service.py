@@ -434,6 +434,7 @@ def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
         return answer.status, answer.read().decode()
 
 
+@pytest.mark.slow
 def test_the_command_serves_runs_and_nothing_else_until_it_is_told_to_stop(
     served: tuple[subprocess.Popen[str], int], runs: Path
 ) -> None:

@@ -113,6 +113,7 @@ def endless_part(parts: Iterator[bytes]) -> Iterator[bytes]:
     return (next(parts) for _ in range(64))
 
 
+@pytest.mark.slow
 def test_too_many_requests_are_told_to_wait(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rl.service.guard.time", SimpleNamespace(monotonic=lambda: 100.0))
     told = {client.get("/healthz").status_code for _ in range(int(BURST) + 20)}

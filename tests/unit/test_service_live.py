@@ -18,7 +18,7 @@ from fakes import closed_group
 from rl.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
 
 @contextmanager

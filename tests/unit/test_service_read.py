@@ -137,6 +137,7 @@ def test_checkpoints_that_were_pruned_are_told_apart(ledger: Ledger, client: Tes
     assert (found["step"], found["there"]) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_long_run_is_read_in_pieces(client: TestClient, tmp_path: Path) -> None:
     history.make(tmp_path / "long", episodes=24_000, steps=300)
     assert audit(tmp_path / "long", sample=50).problems == ()

@@ -88,6 +88,7 @@ def test_without_bubblewrap_and_apt_it_names_the_command(tree: Path, tmp_path: P
     assert not (tree / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_a_venv_is_made_where_it_is_half_made_or_of_another_lock_and_kept_where_it_is_ready(tree: Path) -> None:
     half = tree / ".venv" / "bin"
     half.mkdir(parents=True)
@@ -114,6 +115,7 @@ def test_a_venv_is_made_where_it_is_half_made_or_of_another_lock_and_kept_where_
     assert setup(tree).stdout == "", "the lock that .venv was made from was forgotten"
 
 
+@pytest.mark.slow
 def test_a_package_that_does_not_arrive_is_told_with_what_to_do(tree: Path) -> None:
     lock = tree / "deploy" / "requirements" / "cpu.txt"
     lock.write_text(f"no-such-package==1 --hash=sha256:{'0' * 64}\n")

@@ -81,6 +81,7 @@ def test_only_what_the_policy_writes_is_learnt(base: Path, renderer: Renderer) -
     assert any(not torch.equal(before[name], one) for name, one in gradient(net, row).items())
 
 
+@pytest.mark.slow
 def test_it_learns(base: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     record = train(stage(base), tmp_path / "out", lines.append)
@@ -98,6 +99,7 @@ def test_it_learns(base: Path, tmp_path: Path) -> None:
     assert own.decode(said.tolist()) == "bbb"
 
 
+@pytest.mark.slow
 def test_replicas_learn_the_same(base: Path, tmp_path: Path) -> None:
     for count in (1, 3):
         train(stage(base, replicas=count, tokens=3000), tmp_path / str(count), silent)
@@ -148,6 +150,7 @@ def interrupting(place: int) -> Callable[[int], Sequence[Message]]:
     return conversations
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_ends_where_an_unbroken_one_does(base: Path, tmp_path: Path) -> None:
     unbroken = train(stage(base), tmp_path / "unbroken", silent)
     broken = stage(base, interrupting(CHUNK + 3))
@@ -168,6 +171,7 @@ def test_an_interrupted_stage_ends_where_an_unbroken_one_does(base: Path, tmp_pa
         assert record[key] == unbroken[key], key
 
 
+@pytest.mark.slow
 def test_a_stage_of_other_settings_does_not_go_on(base: Path, tmp_path: Path) -> None:
     with pytest.raises(SftInterrupted):
         train(stage(base, interrupting(0)), tmp_path / "out", silent)
@@ -176,6 +180,7 @@ def test_a_stage_of_other_settings_does_not_go_on(base: Path, tmp_path: Path) ->
     train(stage(base, checkpoint_seconds=1000), tmp_path / "out", silent)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_whole_is_passed_over(base: Path, tmp_path: Path) -> None:
     with pytest.raises(SftInterrupted):
         train(stage(base, interrupting(CHUNK)), tmp_path / "out", silent)
@@ -236,6 +241,7 @@ def test_batches_are_filled_mixed_and_found_again(renderer: Renderer) -> None:
     assert [[tuple(row.tokens) for row in batch.rows] for batch in some(Cursor(), seed=1)] != letters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("muon_lr", [0.02, None])
@@ -252,6 +258,7 @@ def test_other_models_learn_too(base: Path, tmp_path: Path, tied: bool, dtype: s
     assert (trained.lm_head.weight is trained.model.embed_tokens.weight) == tied
 
 
+@pytest.mark.slow
 def test_micro_batches_change_nothing_but_rounding(base: Path, tmp_path: Path) -> None:
     one, many = (
         train(stage(base, tokens=3000, microbatch_tokens=size), tmp_path / f"{size}", silent) for size in (8192, 64)
@@ -290,6 +297,7 @@ def test_muons_updates_are_near_orthogonal() -> None:
         Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
 
 
+@pytest.mark.slow
 def test_the_budget_is_tokens_or_seconds(base: Path, tmp_path: Path) -> None:
     both = SftConfig(tokens=100, seconds=10)
     assert (both.used(50, 1), both.used(50, 6), both.used(50, 10)) == (0.5, 0.6, 1.0)

@@ -17,6 +17,7 @@ from verifiers.swe import SweVerifier
 from verifiers.task import Submission, Task
 from verifiers.verdict import Outcome, Verdict
 
+pytestmark = pytest.mark.slow
 BASE = {
     "shop.py": "def add(a, b):\n    return a - b\n",
     "tests/__init__.py": "",

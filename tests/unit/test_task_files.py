@@ -110,6 +110,7 @@ def test_patterns_gzip_limits_and_blank_lines(tmp_path: Path) -> None:
 GOOD = b'{"prompt": "1+1", "answer": "2"}\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "where", "problem"),
     [
@@ -186,6 +187,7 @@ def test_a_configuration_that_cannot_be_meant_is_refused() -> None:
             FileSource(**({"path": "x"} | broken))
 
 
+@pytest.mark.slow
 async def test_our_arithmetic_tasks_are_sound() -> None:
     tasks = load(FileSource(path="arithmetic.jsonl"), OWN, MathVerifier().check_task)
     assert len(tasks) >= 24
@@ -195,6 +197,7 @@ async def test_our_arithmetic_tasks_are_sound() -> None:
         assert not (await MathVerifier().verify(task, wrong, PlainSandboxes())).correct
 
 
+@pytest.mark.slow
 async def test_our_function_tasks_pass_their_solutions_and_fail_others() -> None:
     verifier = CodeVerifier()
     tasks = load(FileSource(path="functions.jsonl"), OWN, verifier.check_task)

@@ -65,6 +65,7 @@ def test_every_step_is_told_once(ledger: Ledger, tmp_path: Path, library: Path) 
     assert told(library) == ["run", [1, 0.0], [2, 0.1], [3, 0.2], "finished"]
 
 
+@pytest.mark.slow
 def test_it_follows_a_run_to_its_end(ledger: Ledger, tmp_path: Path, library: Path) -> None:
     (follower,) = trackers.start(tmp_path / "run", ["trackio"])
     deadline = time.monotonic() + 60

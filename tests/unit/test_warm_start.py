@@ -87,6 +87,7 @@ def test_a_weight_of_zero_leaves_a_domain_out() -> None:
     assert all(isinstance(message, Message) for message in found(0))
 
 
+@pytest.mark.slow
 def test_a_configurations_warm_start_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = config(
         tmp_path,

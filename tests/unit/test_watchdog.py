@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
+pytestmark = pytest.mark.slow
 DRIVER = """
 import subprocess, sys, time
 from pathlib import Path
