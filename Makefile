@@ -1,7 +1,7 @@
 # Every target makes .venv ready first, from a complete, hashed lock; that takes minutes once, then no time.
 .DEFAULT_GOAL := help
 # A file's tests stay on one worker, and the files in their order: the long ones come first.
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 .PHONY: help setup demo demo-controls study-lag test test-fast check doctor lock clean
 
 help: ## say what there is
@@ -16,7 +16,7 @@ demo: setup ## a tiny model from nothing learns four domains, on this machine, i
 demo-controls: setup ## the same run with learning rate 0, and with shuffled rewards: neither may learn
 	@.venv/bin/cwm-rl controls deploy/configs/nano.toml
 
-study-lag: setup ## reward by lag, correction and cache at a swap: sixty runs, for hours; goes on where it was ended
+study-lag: setup ## reward by lag, correction and cache at a swap: 51 runs, for hours; goes on where it was ended
 	@.venv/bin/cwm-rl study-lag deploy/configs/study-lag.toml
 
 test: setup ## the whole test suite

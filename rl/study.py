@@ -1,9 +1,12 @@
-"""`cwm-rl study-lag`: what old episodes cost, and what not waiting brings, by lag, correction and cache at a swap."""
+"""`cwm-rl study-lag`: what old episodes cost, and what not waiting brings, by lag, correction and cache at a swap.
+
+Seeds are the outer loop, so that a study that is ended early compares all of it on fewer of them.
+"""
 
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -67,28 +70,42 @@ def run_study(
     caches: Sequence[str] = CACHES,
     seeds: Sequence[int] = SEEDS,
 ) -> str | None:
-    """Take every run that is not there yet; write table and picture into the runs' directory, return the table.
+    """Take every run that is not in the directory's `study-lag.json` yet; write table and picture beside it.
 
-    None where a run was interrupted: what is finished is kept. Raises ConfigError where nothing is evaluated.
+    Returns the table, or None where a run was interrupted: what is finished is kept. Raises ConfigError where nothing
+    is evaluated.
     """
     if config.eval is None:
         raise ConfigError("the study compares evaluations, and the configuration has no [eval]: add one")
-    found: dict[Kind, list[Course]] = {}
-    for kind in (Kind(*one) for one in product(lags, corrections, caches)):
-        for seed in seeds:
-            settings = changed(config, kind.settings(seed))
-            directory = settings.run.directory / str(settings.run.id)
-            if not (directory / "report.json").exists():
-                _clear(directory)
-                if execute(settings) is None:
-                    return None
-            found.setdefault(kind, []).append(course(directory))
-    table = "\n".join(lines(found))
     folder = config.run.directory
+    known = folder / "study-lag.json"
+    courses: dict[str, Any] = json.loads(known.read_text()) if known.exists() else {}
+    found: dict[Kind, list[Course]] = {}
+    for seed, kind in product(seeds, _kinds(lags, corrections, caches)):
+        settings = changed(config, kind.settings(seed))
+        name = str(settings.run.id)
+        if name not in courses:
+            _clear(folder / name)
+            if execute(settings) is None:
+                return None
+            courses[name] = asdict(course(folder / name))
+            with replacing(known) as whole:
+                whole.write_text(json.dumps(courses))
+        found.setdefault(kind, []).append(Course(**courses[name]))
+    table = "\n".join(lines(found))
     with replacing(folder / "study-lag.md") as whole:
         whole.write_text(f"{table}\n")
     figure(found).savefig(folder / "study-lag.png", dpi=200)
     return table
+
+
+def _kinds(lags: Sequence[int], corrections: Sequence[str], caches: Sequence[str]) -> list[Kind]:
+    """Without lag nothing runs at a swap, and nothing is to be corrected: that is one kind."""
+    every = dict.fromkeys(
+        Kind(lag, *((correction, cache) if lag else (corrections[0], caches[0])))
+        for lag, correction, cache in product(lags, corrections, caches)
+    )
+    return list(every)
 
 
 def _clear(directory: Path) -> None:
@@ -109,10 +126,10 @@ def course(directory: Path) -> Course:
     report = json.loads((directory / "report.json").read_text())
     with Reader(directory) as reader:
         steps = reader.steps()
-    rewards = [fmean(_rewards(step.stats).values()) for step in steps]
+    rewards = [round(fmean(_rewards(step.stats).values()), 4) for step in steps]
     before, after = (fmean(one["pass@1"] for one in report["eval"][when].values()) for when in ("before", "after"))
     stale = report["dropped"]["stale"] / max(1, report["ledger"]["dispatched"])
-    return Course(rewards, [step.at - steps[0].at for step in steps], before, after, stale)
+    return Course(rewards, [round(step.at - steps[0].at, 2) for step in steps], before, after, stale)
 
 
 def _rewards(stats: Mapping[str, object]) -> Mapping[str, float]:

@@ -1,5 +1,6 @@
 """The lag study: which runs it takes, which it has already, and what it says of them."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,14 +19,25 @@ def test_every_run_is_taken_once_and_those_that_are_there_are_not(tmp_path: Path
     config = config_of(*EVALUATED, f"run.directory={tmp_path}")
     executed = Executed(tmp_path, interrupted_at=3)
     assert run_study(config, executed, **TWO) is None
-    assert [(one.algorithm.max_lag, one.run.seed) for one in executed.configs] == [(0, 0), (0, 1), (4, 0)]
+    assert [(one.algorithm.max_lag, one.run.seed) for one in executed.configs] == [(0, 0), (4, 0), (0, 1)]
+    shutil.rmtree(tmp_path / "lag-0-none-keep-0")  # what the study needs of it is in its own file
     again = Executed(tmp_path)
     table = run_study(config, again, **TWO)
-    assert [one.run.id for one in again.configs] == ["lag-4-none-keep-0", "lag-4-none-keep-1"]
+    assert [one.run.id for one in again.configs] == ["lag-0-none-keep-1", "lag-4-none-keep-1"]
     assert table is not None
     assert len(table.splitlines()) == 4
     assert (tmp_path / "study-lag.md").read_text() == f"{table}\n"
     assert (tmp_path / "study-lag.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_lag_there_is_nothing_to_vary(tmp_path: Path) -> None:
+    executed = Executed(tmp_path)
+    both = {"corrections": ("none", "decoupled"), "caches": ("keep", "recompute"), "seeds": (0,)}
+    run_study(config_of(*EVALUATED, f"run.directory={tmp_path}"), executed, lags=(0, 1), **both)
+    assert [one.run.id for one in executed.configs] == [
+        "lag-0-none-keep-0",
+        *(f"lag-1-{how}-0" for how in ("none-keep", "none-recompute", "decoupled-keep", "decoupled-recompute")),
+    ]
 
 
 def test_a_run_that_still_runs_is_left_alone(tmp_path: Path) -> None:
