@@ -23,6 +23,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from rl.config import ClusterConfig
 from rl.jobs import Job
 from rl.watchdog import watched
@@ -36,6 +38,8 @@ _AGENT_SECONDS = 30.0
 _ASK_SECONDS = 1.0
 _STOP_SECONDS = 30.0
 _GOING_ON = ("PENDING", "RUNNING")
+_OF_THE_MACHINE = (OSError, MemoryError, RuntimeError, SafetensorError)
+"""The last but one is also torch's, for memory."""
 _HOST_AND_PORT = re.compile(r"[^:/]+:\d+")
 _REFUSED = "the Ray cluster at {} refuses us: set RAY_AUTH_TOKEN, or put its token into ~/.ray/auth_token"
 
@@ -50,8 +54,17 @@ class ActorLost(UserError):
     exit_code = 1
 
 
+class ActorFailed(UserError):
+    """A machine's failure in an actor: a full disk, no memory left."""
+
+    exit_code = 1
+
+
 class Actor:
-    """A handle that hides Ray: `await actor.call("method", ...)` raises what the method raised, or ActorLost."""
+    """A handle that hides Ray: `await actor.call("method", ...)` raises what the method raised, or ActorLost.
+
+    ActorFailed takes the place of errors of the machine that have no sentence of their own.
+    """
 
     def __init__(self, name: str, handle: Any) -> None:
         self.name = name
@@ -66,7 +79,11 @@ class Actor:
             return await reference
         except RayTaskError as error:
             # Ray wraps; the caller wants what the method raised.
-            raise error.cause if isinstance(error.cause, Exception) else error from None
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if isinstance(cause, _OF_THE_MACHINE) and not isinstance(cause, UserError):
+                told = f"{type(cause).__name__}: {_first_line(cause)}"
+                raise ActorFailed(f"{self.name} failed in '{method}': {told}") from cause
+            raise cause from None
         except RayError as error:  # not only RayActorError: out of memory, say, is none
             # The text of a constructor's error is a traceback, which ends with what was raised.
             told = _last_line(error) if getattr(error, "actor_init_failed", False) else _first_line(error)

@@ -116,10 +116,16 @@ class Fleet:
             await (await worker.ready()).call("serve")
 
     async def has(self, version: int) -> None:
-        """Wait until every worker samples from `version` or a newer one. Whoever calls has a deadline."""
+        """Wait until every worker samples from `version` or a newer one. Whoever calls has a deadline.
+
+        One that is lost meanwhile is started anew. Raises FleetError.
+        """
         for worker in self.workers:
-            while (await self.status(worker)).version < version:  # noqa: ASYNC110 (another process)
-                await asyncio.sleep(_LOOK_AGAIN)
+            there = False
+            while not there:
+                with suppress(WorkerLost):
+                    there = await self._call(worker, "has", version)
+                await asyncio.sleep(0 if there else _LOOK_AGAIN)
 
     def least_loaded(self) -> Worker:
         """Where the next group goes."""
@@ -168,7 +174,7 @@ class Fleet:
         async with asyncio.TaskGroup() as group:
             for worker in self.workers:
                 if worker.actor is not None:
-                    group.create_task(_end(worker.actor))
+                    group.create_task(self._end(worker, worker.actor))
 
     async def _status(self, worker: Worker, actor: Actor) -> WorkerStatus:
         """The status of the actor that is up at `worker`; what it could not do is written down on the way."""
@@ -242,11 +248,13 @@ class Fleet:
                 '`cwm-rl resume` goes on with rollout.engine.transport = "auto" or "ray"'
             )
 
-
-async def _end(actor: Actor) -> None:
-    try:
-        async with asyncio.timeout(_STOP_SECONDS):
-            await actor.call("stop")
-    except (ActorLost, TimeoutError):
-        pass  # gone already, or gone in a moment
-    actor.kill()
+    async def _end(self, worker: Worker, actor: Actor) -> None:
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await actor.call("stop")
+        except (ActorLost, TimeoutError):
+            pass  # gone already, or gone in a moment
+        except Exception as error:  # noqa: BLE001 - a plug-in's end, say, which is no matter of a run that is done
+            self._faults.fault(worker.name, type(error).__name__, str(error))
+        finally:
+            actor.kill()

@@ -49,6 +49,8 @@ class Rollouts:
     def _may_start(self) -> bool:
         """A slot is free, and what starts now will not be too old by its turn. A learner that waits gets more."""
         config = self._config
+        if self._ledger.version < 0:
+            return False  # engines may serve already, but nothing is published that an episode could be of
         free = self._fleet.least_loaded().acting < config.rollout.slots
         if config.algorithm.max_lag == 0:
             return self._in_a_wave() and free

@@ -20,7 +20,7 @@ from rl.learner import checkpoint
 from rl.learner.learner import Learner, LearnerSetup
 from rl.ledger import Ledger, Reader
 from rl.live import Live
-from rl.prepare import base_model, recipe, store, warm_start_seconds
+from rl.prepare import RunError, base_model, recipe, store, warm_start_seconds
 from rl.progress import Say
 from rl.publisher import Transport
 from rl.rollouts import Rollouts
@@ -84,7 +84,7 @@ class Run:
         async with self.waits.named("a checkpoint", self.config.learner.step_seconds):
             await self.learner.call("save", str(path), step)
         self.ledger.checkpoint(step, path)
-        checkpoint.prune(path.parent, self.config.checkpoint.keep)
+        checkpoint.prune(path.parent, self.config.checkpoint.keep, step)
 
     async def publish(self) -> None:
         """Put the learner's weights into every worker's mailbox, under the next version."""
@@ -188,7 +188,7 @@ async def opened(config: Config, directory: Path, pools: list[Pool], say: Say) -
         heart = await stack.enter_async_context(Heart.beating(directory, waits))
         trackers.start(directory, config.run.trackers)
         store(config, directory)  # after a resume with other settings, the next one goes on with these
-        model = _fall_back(ledger, base, say)
+        model = fall_back(ledger, base, say)
         cpus = config.rollout.workers * config.rollout.cpus + config.learner.cpus
         gpus = config.rollout.workers * config.rollout.gpus + config.learner.gpus
         where = stack.enter_context(cluster.connected(config.cluster, directory, cpus, gpus))
@@ -232,8 +232,11 @@ def _start_learner(config: Config, model: str, *, resumed: bool) -> Actor:
     )
 
 
-def _fall_back(ledger: Ledger, base: str, say: Say) -> str:
-    """Bring the ledger back to the newest whole checkpoint and return that, or the model the run began with."""
+def fall_back(ledger: Ledger, base: str, say: Say) -> str:
+    """Bring the ledger back to the newest whole checkpoint and return that, or the model the run began with.
+
+    Raises RunError where steps were taken and no checkpoint can be read.
+    """
     ledger.interrupt()
     with Reader(ledger.path) as reader:
         candidates = reader.checkpoints()
@@ -245,6 +248,12 @@ def _fall_back(ledger: Ledger, base: str, say: Say) -> str:
         except checkpoint.CheckpointError as error:
             ledger.fault("driver", "checkpoint", str(error))
             say(f"passed over step {at}: {error}")
+    else:
+        if ledger.step:  # a volume that is not mounted, say: nothing is thrown away for that
+            raise RunError(
+                f"{ledger.path.parent} has {ledger.step} step(s) and no checkpoint that can be read: put its "
+                "checkpoints back, or begin another run"
+            )
     if step < ledger.step:
         lost = ledger.step - step
         freed = ledger.rollback(step)

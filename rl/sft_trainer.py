@@ -238,7 +238,7 @@ class Trainer:
     def _save(self) -> None:
         path = checkpoint.path_of(self._partial, self._state.step)
         checkpoint.save(path, self._model, self._masters, self._tokenizer, self._optimisers, asdict(self._state))
-        checkpoint.prune(self._partial, keep=1)
+        checkpoint.prune(self._partial, 1, self._state.step)
         self.saved = self._state.step
 
     def _context(self) -> int:

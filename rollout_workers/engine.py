@@ -5,7 +5,7 @@ import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -80,6 +80,8 @@ class Engine:
         self._ids = itertools.count()
         self._open = asyncio.Event()
         self._failure: EngineError | None = None
+        self._failed = asyncio.get_running_loop().create_future()
+        """Done with the failure: an engine that stays paused never answers what runs in it."""
         self.version = -1
         """Version being sampled; -1 until the first weights came."""
 
@@ -158,8 +160,7 @@ class Engine:
         `greedy` takes the likeliest token each time; its log-probabilities are those of that policy, all 0.
         """
         await self._open.wait()
-        if self._failure is not None:
-            raise self._failure
+        self.check()
         version = self.version
         sampled = await self._sample(prompt, max_tokens, 0.0 if greedy else self._temperature, salt=version)
         if self._config.kv == "keep" and sampled.completions and sampled.completions[0].version != version:
@@ -167,6 +168,11 @@ class Engine:
             # only a reply of one version promises that they are not.
             return Sampled((Completion((), (), version), *sampled.completions), sampled.ended)
         return sampled
+
+    def check(self) -> None:
+        """Raises EngineError where an update failed half way: it samples no more."""
+        if self._failure is not None:
+            raise self._failure
 
     async def _sample(self, prompt: Sequence[int], max_tokens: int, temperature: float, salt: int) -> Sampled:
         from vllm import SamplingParams
@@ -185,7 +191,7 @@ class Engine:
         )
         request = {"prompt_token_ids": list(prompt), "cache_salt": f"v{salt}"}
         try:
-            outputs = [o async for o in self._llm.generate(request, params, request_id=str(next(self._ids)))]
+            outputs = await self._unless_failed(self._llm.generate(request, params, request_id=str(next(self._ids))))
         except EngineDeadError as error:
             raise EngineError(f"vLLM's engine process died: {error}") from error
         if not outputs:
@@ -203,6 +209,21 @@ class Engine:
             for span in reply.weight_versions or ()
         )
         return Sampled(completions, ended=reply.finish_reason == "stop")
+
+    async def _unless_failed(self, outputs: AsyncIterator[Any]) -> list[Any]:
+        async def read() -> list[Any]:
+            return [output async for output in outputs]
+
+        reading = asyncio.create_task(read())
+        try:
+            await asyncio.wait({reading, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+            self.check()
+            return reading.result()
+        finally:
+            if not reading.done():
+                reading.cancel()
+                with suppress(asyncio.CancelledError):
+                    await reading
 
     async def swap(self, ref: WeightsRef) -> float:
         """Put new weights under the running requests: check, stage, pause, take, go on. Returns the seconds of pause.
@@ -277,6 +298,8 @@ class Engine:
         except Exception as error:
             self._failure = EngineError(f"the engine could not {what}: {error!r}")
             self._open.set()
+            if not self._failed.done():
+                self._failed.set_result(None)
             raise self._failure from error
 
 

@@ -50,6 +50,10 @@ async def run_episode(
         return Failed(key, FailureReason.DEADLINE, f"acting took more than {task.limits.seconds:g} s")
     except SandboxUnavailable as error:
         return Failed(key, FailureReason.INFRA_ERROR, str(error))
+    except EngineError:
+        raise
+    except Exception as error:  # noqa: BLE001 - an environment may be anybody's
+        return Failed(key, FailureReason.INFRA_ERROR, f"the environment '{task.environment}' failed: {error!r}")
     submission = Submission(
         reply=talk.reply,
         turns=tuple(talk.messages),

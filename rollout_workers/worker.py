@@ -151,6 +151,11 @@ class RolloutWorker:
         """Sample from the weights that the engine was started with, as version 0. Raises EngineError."""
         await self._engine.serve()
 
+    async def has(self, version: int) -> bool:
+        """Whether it samples from `version` or a newer one. Raises EngineError where it never will."""
+        self._engine.check()
+        return self._engine.version >= version
+
     async def sample(self, key: EpisodeKey, task: Task, greedy: bool = False, version: int = -1) -> Episode | Failed:
         """Act one episode, not before weights of `version` are in. Raises EngineError."""
         while self._engine.version < version and not self._failed:
@@ -193,6 +198,7 @@ class RolloutWorker:
     async def finish_weight_update(self, version: int) -> None:
         """Go on. Raises EngineError."""
         await self._engine.end_update(version)
+        self._wake()
 
     async def _read_mail(self) -> None:
         while True:
@@ -209,8 +215,12 @@ class RolloutWorker:
                 self._failed = True  # every later `sample` raises it, and the driver starts another worker
                 return
             finally:
-                self._swapped.set()
-                self._swapped = asyncio.Event()
+                self._wake()
+
+    def _wake(self) -> None:
+        """Those who wait for a version look again."""
+        self._swapped.set()
+        self._swapped = asyncio.Event()
 
 
 class _Counted:

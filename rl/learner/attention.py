@@ -12,6 +12,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "cwm_rl_packed"
+_BEYOND = frozenset({"s_aux", "softcap", "position_bias"})
+"""Arguments of other attention functions that change what comes out."""
 
 
 def packed_attention(
@@ -24,12 +26,17 @@ def packed_attention(
     row_lengths: tuple[int, ...],
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Query (1, H, T, D), key and value (1, H_kv, T, D) -> (1, T, H, D).
 
-    A function of transformers' attention interface; it builds its masks itself, so `attention_mask` is None.
+    A function of transformers' attention interface; it builds its masks itself, so `attention_mask` is None. Raises
+    ValueError for a model whose attention is more than that.
     """
+    if unknown := sorted(name for name in _BEYOND & others.keys() if others[name] is not None):
+        raise ValueError(
+            f"this model's attention has {unknown[0]}, which the learner does not know: it cannot be trained here"
+        )
     rows = zip(*(torch.split(one, list(row_lengths), dim=2) for one in (query, key, value)), strict=True)
     out = [part for q, k, v in rows for part in _row(q, k, v, sliding_window or q.shape[2], scaling)]
     return torch.cat(out, dim=2).transpose(1, 2), None

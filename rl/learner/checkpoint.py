@@ -96,10 +96,13 @@ def load_optimiser(path: Path, masters: Masters, optimiser: torch.optim.Optimize
     optimiser.load_state_dict({**optimiser.state_dict(), "state": kept})
 
 
-def prune(directory: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, by step."""
-    for path in sorted(directory.glob("step-*"))[:-keep]:
-        shutil.rmtree(path)
+def prune(directory: Path, keep: int, step: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to `step`. Later ones were abandoned when the run fell back."""
+    found = sorted(directory.glob("step-*"))
+    lasting = [path for path in found if path <= path_of(directory, step)][-keep:]
+    for path in found:
+        if path not in lasting:
+            shutil.rmtree(path)
 
 
 def path_of(directory: Path, step: int) -> Path:

@@ -48,6 +48,9 @@ def load(path: str, *, dtype: str, device: str, recompute: bool = False, fuse: b
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation=attention.NAME)
     model = model.to(device).eval()
     _check_head(path, model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # the engine, which sampled, drops nothing out
     if recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if fuse:

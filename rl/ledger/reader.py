@@ -149,8 +149,15 @@ class Reader:
         ]
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """(step, path) of every checkpoint that no rollback abandoned, newest first."""
-        return queries.checkpoints(self._connection)
+        """(step, path) of every checkpoint that no rollback abandoned, newest first.
+
+        In the run's directory as it lies now, which may have been moved or copied since.
+        """
+        here = self.path.parent
+        found = (
+            (step, here / path.parent.name / path.name, path) for step, path in queries.checkpoints(self._connection)
+        )
+        return [(step, near if near.exists() else path) for step, near, path in found]
 
     def trend(self, points: int) -> list[dict[str, object]]:
         """The reward by domain of the first step, of the last one, and of some between."""

@@ -9,6 +9,8 @@ from rl.tasks import contests, repositories
 from rl.tasks.drafts import Draft
 from rl.tasks.literals import TestRow, call_test, called_function, examples
 from rl.tasks.rows import Row
+from verifiers.code_tests import parse_call_tests
+from verifiers.programs import LANGUAGES, parse_language, parse_stdin_tests
 from verifiers.reply import FormatError, last_boxed
 
 
@@ -96,7 +98,18 @@ def _native(row: Row) -> Draft:
     visible: dict[str, Any] = {"tests": _tests(row, "visible_tests")} if row.has("visible_tests") else {}
     if visible:
         visible |= {name: payload[name] for name in ("language", "compare") if name in payload}
+        _check_visible(row, visible)
     return Draft(prompt, _domain(row, "code"), payload, visible)
+
+
+def _check_visible(row: Row, visible: Mapping[str, Any]) -> None:
+    """What the environment runs, no verifier looks at."""
+    tests = visible["tests"]
+    try:
+        (parse_stdin_tests if tests and "stdin" in tests[0] else parse_call_tests)(tests)
+        parse_language(visible, LANGUAGES)
+    except ValueError as error:
+        raise row.error(str(error), "visible_tests") from error
 
 
 def _reasoning_gym(row: Row) -> Draft:

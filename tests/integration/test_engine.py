@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from rl.bench.rollouts import SHAPES
 from rl.init_model import init_model
-from rollout_workers.engine import Engine, EngineConfig
+from rollout_workers.engine import Engine, EngineConfig, EngineError
 from rollout_workers.weights import WeightsError, WeightsRef
 
 pytestmark = [
@@ -32,7 +32,7 @@ def logprobs_of(model: Path, tokens: tuple[int, ...]) -> torch.Tensor:
     return logits[0, len(PROMPT) - 1 : -1].log_softmax(-1)[torch.arange(len(tokens)), list(tokens)]
 
 
-async def test_updates_are_whole_or_not_at_all(tmp_path: Path) -> None:
+async def test_updates_are_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = [tmp_path / str(seed) for seed in range(3)]
     for seed, model in enumerate(models):
         init_model(SHAPES["nano"].model_copy(update={"seed": seed}), model)
@@ -69,3 +69,14 @@ async def test_updates_are_whole_or_not_at_all(tmp_path: Path) -> None:
             await engine.swap(WeightsRef(version, str(file)))
         assert {span.version for reply in await asyncio.gather(*running) for span in reply.completions} >= {1, 4}
         await is_exactly(models[2], 4)
+
+        # One that fails in its pause: who waits for a reply is told, too, and so is who asks for one.
+        running[0] = asyncio.create_task(engine.sample(PROMPT, 400))
+        await asyncio.sleep(0.2)
+        call = engine._llm.collective_rpc
+        monkeypatch.setattr(
+            engine._llm, "collective_rpc", lambda name, *a, **b: call(name.replace("take_", "no_"), *a, **b)
+        )
+        for failing in (engine.swap(WeightsRef(5, str(files[1]))), running[0], engine.sample(PROMPT, 4)):
+            with pytest.raises(EngineError, match="could not take weights"):
+                await asyncio.wait_for(failing, 30)

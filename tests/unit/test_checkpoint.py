@@ -113,7 +113,14 @@ def test_pruning_keeps_the_newest(tmp_path: Path) -> None:
     for step in (2, 9, 10, 100):
         path_of(tmp_path, step).mkdir()
     (tmp_path / "notes").mkdir()
-    prune(tmp_path, 2)
+    prune(tmp_path, 2, 100)
     assert sorted(os.listdir(tmp_path)) == ["notes", "step-00000010", "step-00000100"]
-    prune(tmp_path, 5)
+    prune(tmp_path, 5, 100)
     assert len(os.listdir(tmp_path)) == 3
+
+
+def test_pruning_removes_what_a_fall_back_abandoned_first(tmp_path: Path) -> None:
+    for step in (1, 2, 48, 49):
+        path_of(tmp_path, step).mkdir()
+    prune(tmp_path, 1, 2)
+    assert os.listdir(tmp_path) == ["step-00000002"]

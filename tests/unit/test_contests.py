@@ -134,6 +134,8 @@ def test_our_own_form_has_languages_and_checkers(tmp_path: Path) -> None:
         ({"checker": "def check(a, b, c): return True"}, "exclude each other"),
         ({"compare": None, "checker": "check ="}, "no Python"),
         ({"compare": None, "checker": "def chek(): pass"}, "no function check"),
+        ({"visible_tests": [{"stdin": "1"}]}, r"'visible_tests'.*needs the texts 'stdin' and 'stdout'"),
+        ({"visible_tests": [{"call": "f"}]}, "'visible_tests'.*'expected'"),
     ):
         with pytest.raises(DataError, match=said):
             read(tmp_path, row | change)

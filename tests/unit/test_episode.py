@@ -1,5 +1,6 @@
 """One episode with a scripted engine, the real renderer and real environments: laws 1 and 2 where they begin."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from fakes import NoSandboxes, ScriptedSampler, said, task_of, tiny_model
 from plain_sandbox import PlainSandboxes
 
+from rollout_workers.engine import EngineError, Sampled
 from rollout_workers.episode import run_episode
 from rollout_workers.renderer import Renderer
 from rollout_workers.trajectory import Completion, Context, Episode, EpisodeKey, Failed, FailureReason, StopReason
@@ -207,6 +209,22 @@ async def test_a_sandbox_that_cannot_be_had_is_ours(renderer: Renderer) -> None:
     sampler = ScriptedSampler(said(renderer, WRONG))
     result = await run_episode(KEY, code_task(), sampler, renderer, NoSandboxes())
     assert result == Failed(KEY, FailureReason.INFRA_ERROR, "the sandbox daemon is gone")
+
+
+async def test_an_environment_that_raises_is_ours(renderer: Renderer) -> None:
+    task = replace(code_task(), visible={"tests": [{"stdin": "1"}]})
+    result = await run_episode(KEY, task, ScriptedSampler(said(renderer, RIGHT)), renderer, PlainSandboxes())
+    assert isinstance(result, Failed) and result.reason is FailureReason.INFRA_ERROR
+    assert result.detail.startswith("the environment 'code' failed: ValueError(")
+
+
+async def test_an_engine_that_fails_is_no_matter_of_the_environment(renderer: Renderer) -> None:
+    class Dead:
+        async def sample(self, prompt: Sequence[int], max_tokens: int) -> Sampled:
+            raise EngineError("it died")
+
+    with pytest.raises(EngineError, match="it died"):
+        await run_episode(KEY, task_of(), Dead(), renderer, NoSandboxes())
 
 
 async def test_text_of_a_task_forges_nothing(renderer: Renderer) -> None:

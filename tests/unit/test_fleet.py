@@ -20,7 +20,7 @@ class FakeActor:
     def __init__(self, setup: WorkerSetup) -> None:
         self.seed = setup.seed
         self.faults: list[str] = []
-        self.hangs = self.cancelled = False
+        self.hangs = self.cancelled = self.lost = self.stubborn = self.killed = False
         self.told: list[tuple[Any, ...]] = []
 
     async def call(self, method: str, *arguments: Any) -> Any:
@@ -32,6 +32,12 @@ class FakeActor:
                 await asyncio.Event().wait()
             finally:
                 self.cancelled = True
+        if method == "has":
+            if self.lost:
+                raise ActorLost("it died")
+            return True
+        if method == "stop" and self.stubborn:
+            raise KeyError("of a plug-in")
         if method == "sees":
             return sees(*arguments)
         faults, self.faults = tuple(self.faults), []
@@ -43,6 +49,7 @@ class FakeActor:
 
     def kill(self) -> None:
         """Nothing runs."""
+        self.killed = True
 
 
 class Started:
@@ -95,6 +102,24 @@ async def test_a_start_that_is_under_way_has_ended_when_the_fleet_has() -> None:
     call.cancel()
     await started.fleet.stop()
     assert started.actors[-1].cancelled
+
+
+async def test_one_that_is_lost_before_it_has_the_weights_is_started_anew() -> None:
+    started = Started(workers=2)
+    await started.fleet.start()
+    started.actors[1].lost = True
+    await started.fleet.has(3)
+    assert len(started.actors) == 3
+    assert started.faults == [("worker-1", "ActorLost", "it died")]
+
+
+async def test_one_that_ends_badly_is_recorded_and_killed() -> None:
+    started = Started(workers=2)
+    await started.fleet.start()
+    started.actors[0].stubborn = True
+    await started.fleet.stop()
+    assert started.faults == [("worker-0", "KeyError", "'of a plug-in'")]
+    assert all(actor.killed for actor in started.actors)
 
 
 @pytest.mark.parametrize("here", [True, False])

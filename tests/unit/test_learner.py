@@ -10,7 +10,14 @@ import pytest
 import torch
 from fakes import tiny_model
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner import model
@@ -173,10 +180,20 @@ def test_a_gpu_steps_as_a_cpu_does(path: Path, learner: Any, weights: Any) -> No
 def test_a_head_that_is_no_plain_matrix_is_refused(tmp_path: Path) -> None:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 300}
-    config = Gemma2Config(**heads, **sizes, final_logit_softcapping=1.0)
-    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "capped")
-    with pytest.raises(ValueError, match="cannot be trained here"):
-        model.load(str(tmp_path / "capped"), dtype="float32", device="cpu")
+    for caps, said in (((1.0, None), "more to its logits"), ((None, 50.0), "attention has softcap")):
+        config = Gemma2Config(**heads, **sizes, final_logit_softcapping=caps[0], attn_logit_softcapping=caps[1])
+        Gemma2ForCausalLM(config).save_pretrained(tmp_path / "capped")
+        with pytest.raises(ValueError, match=rf"{said}.*cannot be trained here"):
+            model.load(str(tmp_path / "capped"), dtype="float32", device="cpu")
+
+
+def test_nothing_is_dropped_out(tmp_path: Path) -> None:
+    config = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=300, n_positions=64)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    loaded = model.load(str(tmp_path / "gpt2"), dtype="float32", device="cpu")
+    options = {"input_ids": torch.arange(8)[None], "position_ids": torch.arange(8)[None], "row_lengths": (8,)}
+    assert loaded.training
+    assert torch.equal(loaded(**options).logits, loaded(**options).logits)
 
 
 def test_the_order_of_rows_does_not_matter(path: Path, learner: Any) -> None:

@@ -230,6 +230,18 @@ def test_rollback_makes_work_pending_again(ledger: Ledger, tmp_path: Path) -> No
         ledger.rollback(2)
 
 
+def test_checkpoints_are_where_the_run_lies_now(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    paths = [run / "checkpoints" / f"step-{step}" for step in (0, 1)]
+    with Ledger.create(run, "run-1", {}) as ledger:
+        ledger.checkpoint(0, paths[0])
+    paths[0].mkdir(parents=True)
+    moved = run.rename(tmp_path / "archive")
+    with Reader(moved) as reader:
+        assert reader.checkpoints() == [(0, moved / "checkpoints" / "step-0")]
+
+
 def test_no_checkpoint_of_what_was_not_committed(ledger: Ledger) -> None:
     assert ledger.newest_checkpoint() is None
     with pytest.raises(LedgerError, match="the last step is 0"):

@@ -106,6 +106,16 @@ async def test_no_more_than_the_slots_act_at_once(ledger: Ledger, slots: int, wo
     assert all(worker.acting == 0 for worker in fleet.workers)
 
 
+async def test_nothing_starts_before_a_version_is_published(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, "run-1", {}) as ledger:
+        fleet = FakeFleet(acts, 4)
+        rolling = asyncio.create_task(rolled_out(ledger, config(), fleet, 1))
+        await asyncio.sleep(0.05)
+        assert not fleet.tried
+        ledger.publish(0)
+        assert len(await rolling) == 1
+
+
 async def test_members_get_their_verdicts(ledger: Ledger) -> None:
     (group,) = await rolled_out(ledger, config(size=3), FakeFleet(acts, 4), 1)
     assert [(member.episode.key.index, member.verdict.reward) for member in group.members] == [(0, 0), (1, 1), (2, 2)]

@@ -12,7 +12,8 @@ from rl.evaluation_plan import deadline
 from rl.inbox import Batch, Inbox
 from rl.ledger import Ledger
 from rl.live import Live
-from rl.run import Run
+from rl.prepare import RunError
+from rl.run import Run, fall_back
 from rl.waits import Waits
 
 STATS = {"entropy": 1.0, "grad_norm": 1.0}
@@ -66,6 +67,16 @@ def test_no_step_begins_after_its_time(run: Run, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("rl.run.time", SimpleNamespace(monotonic=lambda: next(now)))
     assert list(run.remaining()) == [1, 2]
     assert said == [f"ended after 10 s (run.seconds), 2 of 9 steps; cwm-rl resume {run.directory} goes on"]
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_thrown_away(run: Run, ledger: Ledger) -> None:
+    fall_back(ledger, "base", str)  # nothing was trained: there is nothing to lose
+    batch = Batch((closed_group(ledger, 1.0, -1.0),), ())
+    ledger.commit(1, batch.keys, STATS)
+    ledger.checkpoint(1, run.directory / "checkpoints" / "step-00000001")
+    with pytest.raises(RunError, match="put its checkpoints back"):
+        fall_back(ledger, "base", str)
+    assert ledger.step == 1
 
 
 def test_an_evaluation_has_time_for_all_its_rounds() -> None:
