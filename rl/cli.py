@@ -33,9 +33,13 @@ def _guarded(options: argparse.Namespace) -> int:
     """Every error that has a sentence for people ends here, and no other."""
     code = INTERRUPTED
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        sys.stdout.flush()
     except* KeyboardInterrupt:
         pass
+    except* BrokenPipeError:  # whoever read what we say has enough, `head` for one
+        code = FAILED
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except* UserError as group:
         found = list(_leaves(group))
         code = max(error.exit_code for error in found)

@@ -332,7 +332,7 @@ def jobs(address: str | None) -> Iterator[Jobs]:
     """Of the cluster at `address` or `RAY_ADDRESS`. Raises ClusterError."""
     _environment()
     import requests
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import AuthenticationError, RayError
     from ray.job_submission import JobSubmissionClient
 
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
@@ -340,11 +340,13 @@ def jobs(address: str | None) -> Iterator[Jobs]:
     address = joined(address)
     if address is None:
         raise ClusterError("no cluster to ask: give --address, or set RAY_ADDRESS")
+    os.environ.pop("RAY_API_SERVER_ADDRESS", None)
+    os.environ["RAY_ADDRESS"] = address  # both win over what the client is told
     try:
         yield Jobs(JobSubmissionClient(address))
     except AuthenticationError as error:
         raise ClusterError(_REFUSED.format(address)) from error
-    except (ConnectionError, RuntimeError, OSError, requests.RequestException) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError, RayError, requests.RequestException) as error:
         raise ClusterError(f"no Ray cluster answers at {address}: {_first_line(error)}") from error
 
 

@@ -46,7 +46,7 @@ def explain(run: Path) -> dict[str, Any]:
         return _explained(report)
     except FileNotFoundError as error:
         raise ExplainError(f"{path} is not there: a run writes it at its end, and when it is interrupted") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ExplainError(f"{path} is no report of a run that trained: {error}") from error
 
 

@@ -70,11 +70,14 @@ class Heart:
             self._tell(Phase.STOPPING)
 
     async def _go_on(self) -> None:
+        asked = False
         while True:
             await asyncio.sleep(_BEAT_SECONDS)
             if (self._run / STOP).exists():
                 (self._run / STOP).unlink(missing_ok=True)
-                signal.raise_signal(signal.SIGINT)
+                if not asked:
+                    signal.raise_signal(signal.SIGINT)
+                asked = True  # a second signal would end it at once
             self._beat()
 
     def _tell(self, phase: Phase, detail: str = "") -> None:

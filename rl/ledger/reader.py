@@ -10,7 +10,7 @@ from typing import Self
 
 from rl.ledger import codec, queries, schema
 from rl.ledger.records import Counts, Fault, Record, Step
-from rl.ledger.states import DropReason, State
+from rl.ledger.states import DropReason, LedgerError, State
 from rollout_workers.trajectory import EpisodeKey
 from verifiers.verdict import Outcome
 
@@ -67,7 +67,8 @@ class Where:
 class Reader:
     """A read-only view. A context manager; used by one thread; each answer is of one moment.
 
-    Raises LedgerError if there is no ledger at `path`, which may be its file or the run's directory.
+    Raises LedgerError if there is no ledger at `path`, which may be its file or the run's directory, and later where a
+    row is damaged.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -95,7 +96,8 @@ class Reader:
     @property
     def config(self) -> dict[str, object]:
         """The run's configuration, as it was created with."""
-        return codec.from_json(self._connection.execute("SELECT config FROM run").fetchone()[0])
+        with self._whole():
+            return codec.from_json(self._connection.execute("SELECT config FROM run").fetchone()[0])
 
     @property
     def step(self) -> int:
@@ -143,10 +145,11 @@ class Reader:
             " ORDER BY step",
             (after,),
         )
-        return [
-            Step(lineage, step, at, version, episodes, tokens, codec.from_json(stats))
-            for lineage, step, at, version, episodes, tokens, stats in rows
-        ]
+        with self._whole():
+            return [
+                Step(lineage, step, at, version, episodes, tokens, codec.from_json(stats))
+                for lineage, step, at, version, episodes, tokens, stats in rows
+            ]
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, path) of every checkpoint that no rollback abandoned, newest first.
@@ -167,7 +170,8 @@ class Reader:
             "SELECT json_extract(stats, '$.reward') FROM history WHERE step % :every = :step % :every ORDER BY step",
             {"every": every, "step": step},
         )
-        return [codec.from_json(reward) if reward else {} for (reward,) in rows]
+        with self._whole():
+            return [codec.from_json(reward) if reward else {} for (reward,) in rows]
 
     @property
     def fault_count(self) -> int:
@@ -225,7 +229,9 @@ class Reader:
         cursor = self._connection.cursor()
         cursor.row_factory = sqlite3.Row
         while page := cursor.execute(_EPISODES, wanted | last).fetchall():
-            yield from map(_record, page)
+            with self._whole():
+                records = list(map(_record, page))
+            yield from records
             last = dict(zip(last, page[-1], strict=False))
 
     def newest(
@@ -245,7 +251,7 @@ class Reader:
         return records, records[-1].key if len(records) == limit else floor
 
     def episode(self, key: EpisodeKey) -> Record | None:
-        """One episode, with its payload; None if it was never dispatched. Raises ValueError if it is damaged."""
+        """One episode, with its payload; None if it was never dispatched."""
         found = self._records(_EPISODE, {"payloads": True, **_columns(key)})
         return found[0] if found else None
 
@@ -262,7 +268,16 @@ class Reader:
     def _records(self, select: str, values: Mapping[str, object]) -> list[Record]:
         cursor = self._connection.cursor()
         cursor.row_factory = sqlite3.Row
-        return [_record(row) for row in cursor.execute(select, values).fetchall()]
+        with self._whole():
+            return [_record(row) for row in cursor.execute(select, values).fetchall()]
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What a row holds can be read, or else a sentence says that it cannot."""
+        try:
+            yield
+        except ValueError as error:
+            raise LedgerError(f"{self.path} is damaged ({error}): restore it from a copy") from error
 
     @contextmanager
     def _moment(self) -> Iterator[None]:
@@ -281,11 +296,15 @@ def _columns(key: EpisodeKey) -> dict[str, int]:
 def _record(row: sqlite3.Row) -> Record:
     """A row of `_SELECT`. Raises ValueError if its payload or verdict is damaged."""
     outcome, graded = row["outcome"], (row["reward"], row["correct"], row["verdict_detail"], row["parts"])
-    return Record(
-        EpisodeKey(row["group_id"], row["idx"], row["attempt"]),
-        **{name: row[name] for name in _PLAIN},
-        state=State(row["state"]),
-        reason=DropReason(row["reason"]) if row["reason"] else None,
-        episode=codec.unpack(row["data"]) if row["data"] else None,
-        verdict=queries.verdict(outcome, *graded) if outcome else None,
-    )
+    key = EpisodeKey(row["group_id"], row["idx"], row["attempt"])
+    try:
+        return Record(
+            key,
+            **{name: row[name] for name in _PLAIN},
+            state=State(row["state"]),
+            reason=DropReason(row["reason"]) if row["reason"] else None,
+            episode=codec.unpack(row["data"]) if row["data"] else None,
+            verdict=queries.verdict(outcome, *graded) if outcome else None,
+        )
+    except ValueError as error:
+        raise ValueError(f"episode {key}: {error}") from error

@@ -204,7 +204,10 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     """A connection that cannot write and blocks nobody. Raises LedgerError if there is no ledger that we know."""
     if not path.is_file():
         raise LedgerError(f"no ledger at {path}: name the directory of a run")
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30.0)
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30.0)
+    except sqlite3.Error as error:
+        raise LedgerError(f"the ledger {path} cannot be opened: {error}") from error
     try:
         check(connection, path, ours=False)
     except BaseException:

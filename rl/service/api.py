@@ -212,7 +212,7 @@ def download(run: Run, group: Number, index: Number, attempt: Number, service: S
 def tokens_of(service: Service, run: Path, key: EpisodeKey) -> models.Tokens | None:
     """With texts, where the run's tokenizer is at hand. Raises LedgerError."""
     with Reader(run) as reader:
-        record = runs.record_of(reader, key)
+        record = reader.episode(key)
         if record is None or record.episode is None:
             return None
         ids = {token for trajectory in record.episode.trajectories for token in trajectory.tokens}

@@ -15,8 +15,8 @@ Row = Mapping[str, float | None]
 
 @dataclass
 class _Held:
-    inode: int
-    lineage: int
+    of: tuple[float, int]
+    """When the run was made, and its lineage."""
     steps: list[Step] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     mixed: tuple[int, float] = (-1, 0.0)
@@ -57,10 +57,10 @@ class Histories:
 
     def _of(self, reader: Reader) -> _Held:
         """A rollback, or another ledger in its place, begins anew."""
-        inode, lineage = reader.path.stat().st_ino, reader.lineage
+        of = reader.made_at, reader.lineage  # a file that was made again may have the number of the one before
         held = self._held.pop(reader.path, None)
-        if held is None or (held.inode, held.lineage) != (inode, lineage):
-            held = _Held(inode, lineage)
+        if held is None or held.of != of:
+            held = _Held(of)
         self._held[reader.path] = held
         while len(self._held) > _KEPT:
             self._held.popitem(last=False)

@@ -1,5 +1,6 @@
 """The pages. Each live one has a fragment of itself, which the browser fetches when something has changed."""
 
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from verifiers.verdict import Outcome
 router = APIRouter(include_in_schema=False)
 _HERE = Directory(__file__).parent
 _STEPS = 20
+_WHOLE = re.compile(r"[1-9][0-9]{0,8}")
 _OVERLAYS = 3
 _TOKENS = 20_000
 """Tokens that a page colours; a longer episode is in its download."""
@@ -145,8 +147,10 @@ def answers_page(request: Request, service: Service, a: SideName, b: SideName, t
 async def start(request: Request, service: Service) -> Response:
     """From the form on the page of all runs."""
     fields = await _fields(request)
-    overrides = {"run.steps": int(fields["steps"])} if fields.get("steps", "").isdecimal() else {}
-    name = fields.get("run") or None
+    name, steps = fields.get("run") or None, fields.get("steps", "")
+    if steps and not _WHOLE.fullmatch(steps):
+        return _refused(request, 409, "It was not started: steps are a whole number, 1 or more.")
+    overrides = {"run.steps": int(steps)} if steps else {}
     try:
         wanted = models.Start(config=fields.get("config", ""), run=name, overrides=overrides)
         service.launcher.start(wanted)
@@ -176,14 +180,13 @@ def login_page(request: Request) -> Response:
 async def login(request: Request, service: Service) -> Response:
     """A session for a token, which is in a form's body and in no address."""
     client = request.client.host if request.client else ""
-    if not service.wrong_tokens.take(client, 0):
-        return _login_again(request, 429, "Too many wrong tokens came from there: wait some minutes.")
     role = service.door.role((await _fields(request)).get("token", ""))
-    if role is None:
-        service.wrong_tokens.take(client)
+    if role is None:  # a right one gets in however many wrong ones came from behind the same proxy
+        if not service.wrong_tokens.take(client):
+            return _login_again(request, 429, "Too many wrong tokens came from there: wait some minutes.")
         return _login_again(request, 403, "That is no token of this service.")
     answer = RedirectResponse("/", 303)
-    secure = request.url.scheme == "https"
+    secure = request.headers.get("origin", "").startswith("https://")  # TLS ends at a proxy; the guard knows the origin
     answer.set_cookie(COOKIE, service.door.begin(role), httponly=True, samesite="strict", secure=secure)
     return answer
 

@@ -15,7 +15,7 @@ from typing import IO, Final
 
 from rl import config, pulse
 from rl.ledger import Reader
-from rl.ledger.schema import FILE
+from rl.ledger.schema import FILE, is_held
 from rl.service import models, runs
 from rl.service.auth import VARIABLES
 from verifiers.errors import UserError
@@ -61,7 +61,10 @@ def ask_to_stop(run: Path) -> None:
         standing = runs.state(run, reader)
     if standing != "running":
         raise LaunchRefused(f"the run '{run.name}' is {standing}: there is nothing to stop")
-    pulse.ask_to_stop(run)
+    try:
+        pulse.ask_to_stop(run)
+    except OSError as error:
+        raise LaunchRefused(f"the run '{run.name}' cannot be asked to stop: {error.strerror}") from error
 
 
 class Launcher:
@@ -103,7 +106,7 @@ class Launcher:
         """End the run of that name, wherever its driver is. Raises NoSuchRun; LaunchRefused if it does not run."""
         with self._lock:
             held = self._launches.get(name)
-            if held is not None and not self._begun(name) and held.process.poll() is None:
+            if held is not None and held.process.poll() is None and not self._written(name):
                 held.process.terminate()
                 return
         ask_to_stop(runs.find(self._root, name))
@@ -134,6 +137,10 @@ class Launcher:
 
     def _begun(self, name: str) -> bool:
         return (self._root / name / FILE).is_file()
+
+    def _written(self, name: str) -> bool:
+        """Whether its driver has taken the ledger, and so hears requests."""
+        return self._begun(name) and is_held(self._root / name / FILE)
 
     def _alive(self, name: str) -> bool:
         held = self._launches.get(name)

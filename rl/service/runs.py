@@ -164,20 +164,14 @@ def episodes(reader: Reader, query: models.EpisodeQuery) -> models.EpisodePage:
 
 
 def group(reader: Reader, number: int, *, whole: bool = True) -> models.Group | None:
-    """The members of a group; its first hundred. None if there is no such group.
-
-    Raises LedgerError if one is damaged.
-    """
-    try:
-        members = list(islice(reader.episodes(group=number, payloads=whole), _MEMBERS))
-    except ValueError as error:
-        raise LedgerError(f"an episode of group {number} in {reader.path} is damaged: {error}") from error
+    """The members of a group; its first hundred. None if there is no such group."""
+    members = list(islice(reader.episodes(group=number, payloads=whole), _MEMBERS))
     return models.Group(group=number, members=tuple(map(_whole, members))) if members else None
 
 
 def episode(reader: Reader, key: EpisodeKey) -> models.EpisodeWhole | None:
-    """One episode turn by turn; None if it was never dispatched. Raises LedgerError if it is damaged."""
-    record = record_of(reader, key)
+    """One episode turn by turn; None if it was never dispatched."""
+    record = reader.episode(key)
     return None if record is None else _whole(record)
 
 
@@ -186,7 +180,7 @@ def tokens(reader: Reader, key: EpisodeKey, texts: "Mapping[int, str]") -> model
 
     Raises LedgerError if it is damaged.
     """
-    record = record_of(reader, key)
+    record = reader.episode(key)
     if record is None or record.episode is None:
         return None
     return models.Tokens(
@@ -196,14 +190,6 @@ def tokens(reader: Reader, key: EpisodeKey, texts: "Mapping[int, str]") -> model
             tuple(_segment(one, texts) for one in trajectory.segments) for trajectory in record.episode.trajectories
         ),
     )
-
-
-def record_of(reader: Reader, key: EpisodeKey) -> Record | None:
-    """An episode's row. Raises LedgerError if it is damaged."""
-    try:
-        return reader.episode(key)
-    except ValueError as error:
-        raise LedgerError(f"episode {key} in {reader.path} is damaged: {error}") from error
 
 
 def _summary(run: Path, reader: Reader) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from verifiers.errors import UserError
 
 LOOPBACK: Final = {"127.0.0.1": socket.AF_INET, "localhost": socket.AF_INET, "::1": socket.AF_INET6}
 HEADER_SECONDS: Final = 10.0
+STALL_SECONDS: Final = 15.0
 _CONNECTIONS = 1000
 _NAME = re.compile(r"[A-Za-z0-9.\[\]:-]{1,255}")
 
@@ -83,14 +84,19 @@ def serve(place: Place, say: Callable[[str], None]) -> None:
 
 
 class _Protocol(H11Protocol):
-    """h11 limits the size of headers; this one also their time. The live stream gets at the connection through it."""
+    """h11 limits the size of headers; this one also their time, and that in which a client takes nothing of an answer.
+
+    The live stream, which has its own deadline, gets at the connection through it.
+    """
 
     _late: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As asyncio has it."""
         super().connection_made(transport)
         self.app_state = self.app_state | {"transport": transport}
+        transport.set_write_buffer_limits(high=0)  # whatever is not taken counts, be it the last piece
         self._expect_header()
 
     def data_received(self, data: bytes) -> None:
@@ -104,7 +110,33 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """As asyncio has it."""
         self._header_came()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """As asyncio has it."""
+        super().pause_writing()
+        self._expect_taking()
+
+    def resume_writing(self) -> None:
+        """As asyncio has it."""
+        self._taken()
+        super().resume_writing()
+
+    def _expect_taking(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._stalled = self.loop.call_later(STALL_SECONDS, self._look, left)
+
+    def _look(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self._expect_taking()
+        else:
+            self.transport.abort()
+
+    def _taken(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _expect_header(self) -> None:
         self._late = self.loop.call_later(HEADER_SECONDS, self.transport.abort)

@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ class Vocabulary:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: OrderedDict[Path, Any] = OrderedDict()
+        self._held: OrderedDict[tuple[Path, int], Any] = OrderedDict()
 
     def texts(self, run: Path, tokens: Iterable[int]) -> Mapping[int, str]:
         """Token -> text; empty where there is no tokenizer on this machine. A part of a character is U+FFFD."""
@@ -30,20 +31,20 @@ class Vocabulary:
         own = run / "model"
         named = mapping(read_object(run / "config.json").get("model")).get("path")
         file = (own if own.is_dir() else Path(str(named))) / _FILE
-        with self._lock:
-            if file not in self._held:
-                self._held[file] = _load(file)
-            self._held.move_to_end(file)
+        with suppress(OSError), self._lock:
+            key = file, file.stat().st_mtime_ns
+            if key not in self._held:
+                self._held[key] = _load(file)
+            self._held.move_to_end(key)
             while len(self._held) > _KEPT:
                 self._held.popitem(last=False)
-            return self._held[file]
+            return self._held[key]
+        return None
 
 
 def _load(file: Path) -> Any:
     from tokenizers import Tokenizer
 
-    if not file.is_file():
-        return None
     try:
         return Tokenizer.from_file(str(file))
     except Exception:  # noqa: BLE001 - it raises that alone, and a page without texts is a page

@@ -93,6 +93,12 @@ def test_what_does_not_run_cannot_be_stopped(client: TestClient, ledger: Ledger,
     assert not (tmp_path / "runs/taken/stop.request").exists()
 
 
+@pytest.mark.parametrize("steps", ["-5", "1e3", "0", "9" * 5000])
+def test_the_form_takes_steps_or_says_why_not(client: TestClient, steps: str) -> None:
+    answer = client.post("/runs", data={"config": "small.toml", "steps": steps}, headers=HERE)
+    assert answer.status_code == 409 and "whole number" in answer.text
+
+
 def test_the_form_on_the_page_starts_too(client: TestClient) -> None:
     assert "small.toml" in client.get("/").text
     refused = client.post("/runs", data={"config": "nosuch.toml"}, headers=HERE)

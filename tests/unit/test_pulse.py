@@ -120,6 +120,10 @@ async def test_a_request_to_stop_is_heard_as_ctrl_c(ledger: Ledger, tmp_path: Pa
             pulse.ask_to_stop(run)
             async with asyncio.timeout(20):
                 await heard.wait()
+            heard.clear()
+            pulse.ask_to_stop(run)
+            await asyncio.sleep(1.5)
+            assert not heard.is_set(), "a second signal would end it at once"
         assert not (run / pulse.STOP).exists()
     finally:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)

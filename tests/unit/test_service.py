@@ -233,6 +233,25 @@ def test_a_damaged_episode_is_named_and_hides_no_other(ledger: Ledger, runs: Pat
     assert client.get("/runs/one/episodes/2/1/0").status_code == 503
     assert client.get("/runs/one/episodes/2/0/0").status_code == 200
     assert len(keys(client, "")) == 7
+    assert client.get("/api/v1/runs/one/episodes?text=x").status_code == 503
+
+
+def test_a_damaged_step_hides_no_other_run(ledger: Ledger, runs: Path, client: TestClient) -> None:
+    with closing(sqlite3.connect(runs / "one/ledger.sqlite")) as vandal, vandal:
+        vandal.execute("UPDATE steps SET stats = '{'")
+    assert client.get("/").status_code == client.get("/metrics").status_code == 200
+    states = {run["name"]: run["state"] for run in client.get("/api/v1/runs").json()["runs"]}
+    assert states["one"] == "unreadable"
+    assert client.get("/api/v1/runs/one").status_code == 503
+
+
+def test_a_run_made_anew_under_its_name_is_another(ledger: Ledger, runs: Path, client: TestClient) -> None:
+    assert len(client.get("/api/v1/runs/one/metrics").json()["step"]) > 0
+    ledger.release()
+    for file in (runs / "one").glob("ledger*"):
+        file.unlink()
+    with Ledger.create(runs / "one", "one", {}):
+        assert client.get("/api/v1/runs/one/metrics").json()["step"] == []
 
 
 # --- what it refuses ------------------------------------------------------------------------------------------------

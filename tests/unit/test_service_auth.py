@@ -90,10 +90,17 @@ def test_a_session_does_not_help_another_site(client: TestClient, tmp_path: Path
     assert client.post("/runs/one/stop", headers={"Origin": HERE}).status_code == 303
 
 
-def test_guessing_is_slow(client: TestClient) -> None:
+def test_guessing_is_slow_and_keeps_nobody_out(client: TestClient) -> None:
     told = [client.post("/login", data={"token": "x"}, headers={"Origin": HERE}).status_code for _ in range(8)]
     assert told[0] == 403 and told[-1] == 429
-    assert client.post("/login", data={"token": OPERATE}, headers={"Origin": HERE}).status_code == 429
+    assert client.post("/login", data={"token": OPERATE}, headers={"Origin": HERE}).status_code == 303
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_session_begun_over_tls_stays_there(client: TestClient, scheme: str) -> None:
+    origin = HERE.replace("http:", f"{scheme}:")
+    answer = client.post("/login", data={"token": OPERATE}, headers={"Origin": origin})
+    assert ("Secure" in answer.headers["set-cookie"]) == (scheme == "https")
 
 
 def test_a_body_beyond_the_limit_is_refused(client: TestClient) -> None:

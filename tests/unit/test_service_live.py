@@ -8,25 +8,29 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import closed_group
+from fakes import closed_group, episode_of
 
 from rl.ledger import Ledger
+from rollout_workers.trajectory import EpisodeKey
+from verifiers.task import Submission
 
+IMPATIENT = "from rl.service import server; server.STALL_SECONDS = 1; from rl.cli import main; main()"
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
 
 @contextmanager
-def serving(runs: Path, *arguments: str) -> Iterator[int]:
+def serving(runs: Path, program: tuple[str, str] = ("-m", "rl.cli")) -> Iterator[int]:
     """The command itself; its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
-    command = [sys.executable, "-m", "rl.cli", "serve", "--runs", str(runs), "--port", str(port), *arguments]
+    command = [sys.executable, *program, "serve", "--runs", str(runs), "--port", str(port)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=environment, cwd=ROOT, text=True, **pipes) as child:
@@ -152,6 +156,19 @@ def test_slow_headers_are_cut_off(port: int) -> None:
         slow.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n".encode())
         with suppress(ConnectionResetError):
             assert slow.recv(100) == b""
+
+
+def test_who_takes_nothing_of_an_answer_is_cut_off(ledger: Ledger, tmp_path: Path) -> None:
+    key = EpisodeKey(ledger.dispatch("t", "code", 1, 4e9), 0, 0)
+    long = Submission("x" * (16 << 20))  # more than both kernels take
+    ledger.sampled(replace(episode_of(key), submission=long))
+    with serving(tmp_path, program=("-c", IMPATIENT)) as port, socket.socket() as frozen:
+        frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        frozen.connect(("127.0.0.1", port))
+        frozen.sendall(f"GET /api/v1/runs/one/episodes/{key} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        time.sleep(4)
+        assert sum(map(len, iter(lambda: frozen.recv(1 << 20), b""))) < 16 << 20
+        assert len(get(port, f"/api/v1/runs/one/episodes/{key}")) > 16 << 20, "who takes it gets it"
 
 
 def test_a_pickle_is_no_request(port: int) -> None:

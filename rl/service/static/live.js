@@ -5,19 +5,46 @@ const PERIOD = 2000;
 const GIVE_UP = 10000;
 const { live: address, events } = document.body.dataset;
 const note = document.getElementById("live");
+const parts = document.getElementById("parts");
 let changed = true;
 
 async function refresh() {
   const answer = await fetch(address, { signal: AbortSignal.timeout(GIVE_UP) });
-  if (!answer.ok) throw new Error(`status ${answer.status}`);
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-  for (const section of fresh.querySelectorAll("[data-part]")) {
-    const shown = document.querySelector(`[data-part="${section.dataset.part}"]`);
-    if (shown && !shown.contains(document.activeElement) && shown.innerHTML !== section.innerHTML) {
-      shown.replaceWith(document.adoptNode(section));
+  if (!answer.ok || answer.redirected) throw new Error(`status ${answer.status}`); // to the login, say
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").body;
+  if (names(fresh) !== names(parts)) {
+    if (keptOpen(parts, fresh)) parts.replaceChildren(...document.adoptNode(fresh).childNodes);
+  } else {
+    for (const section of fresh.querySelectorAll("[data-part]")) {
+      const shown = parts.querySelector(`[data-part="${section.dataset.part}"]`);
+      if (keptOpen(shown, section) && shown.innerHTML !== section.innerHTML) {
+        shown.replaceWith(document.adoptNode(section));
+      }
     }
   }
   document.dispatchEvent(new Event("refreshed"));
+}
+
+function names(root) {
+  return Array.from(root.querySelectorAll("[data-part]"), (one) => one.dataset.part).join();
+}
+
+// False where somebody is at work in `shown`: it is left alone, and looked at again. What is open there stays so.
+function keptOpen(shown, fresh) {
+  if (shown.contains(document.activeElement)) {
+    changed = true;
+    return false;
+  }
+  const before = shown.querySelectorAll("details");
+  fresh.querySelectorAll("details").forEach((one, place) => {
+    one.toggleAttribute("open", before[place]?.open ?? one.open);
+  });
+  return true;
+}
+
+function unanswered() {
+  changed = true;
+  note.textContent = `no answer since ${new Date().toLocaleTimeString()}`;
 }
 
 async function loop() {
@@ -33,8 +60,7 @@ async function loop() {
       await refresh();
       note.textContent = "live";
     } catch {
-      changed = true;
-      note.textContent = `no answer since ${new Date().toLocaleTimeString()}`;
+      unanswered();
     }
   }
 }
@@ -61,7 +87,8 @@ function listen() {
     });
   }
   source.addEventListener("error", () => {
-    note.textContent = `no answer since ${new Date().toLocaleTimeString()}`;
+    unanswered();
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, GIVE_UP); // refused: a browser asks no more
   });
 }
 
