@@ -148,8 +148,9 @@ def test_a_job_is_stopped(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def ours(cluster: Cluster, tmp_path: Path, *arguments: str) -> str:
-    """What one of our commands prints about the cluster's jobs."""
-    with cwm_rl(tmp_path / "ours.log", *arguments, "--address", cluster.address, env=cluster.env) as command:
+    """What one of our commands prints about the cluster's jobs, wherever RAY_ADDRESS points."""
+    env = cluster.env | {"RAY_ADDRESS": "http://127.0.0.1:1"}
+    with cwm_rl(tmp_path / "ours.log", *arguments, "--address", cluster.address, env=env) as command:
         assert command.finish(90) == 0, command.output
         return command.output
 

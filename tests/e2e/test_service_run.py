@@ -91,11 +91,17 @@ def test_started_watched_and_stopped(service: Service, browser: Browser, tmp_pat
         "/api/v1/runs/one/fleet", lambda found: any(one["seen"] and one["slots"] for one in found["actors"])
     )
     assert {one["name"] for one in fleet["actors"]} == {"learner", "worker-0"}
-    with closing(HTTPConnection("127.0.0.1", service.port, timeout=300)) as stream:
+    with (
+        tab(browser, service.address) as early,
+        closing(HTTPConnection("127.0.0.1", service.port, timeout=300)) as stream,
+    ):
+        early.goto("/runs/one")
         stream.request("GET", "/api/v1/runs/one/events")
         answer = stream.getresponse()
         while not answer.readline().startswith(b"event: step"):
             pass
+        # A section that was not there when the page was opened.
+        expect(early.get_by_role("heading", name="Last steps")).to_be_visible(timeout=30_000)
     found = service.ask("GET", "/api/v1/runs/one")
     assert found["state"] == "running" and found["step"] >= 1 and found["balanced"]
     trained = service.ask("GET", "/api/v1/runs/one/episodes?state=trained")["episodes"]

@@ -82,8 +82,8 @@ def test_kuberay_takes_the_version_that_is_installed(path: Path) -> None:
         (container,) = group["template"]["spec"]["containers"]
         volumes = {volume["name"] for volume in group["template"]["spec"]["volumes"]}
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes
-        (token,) = [one for one in container["env"] if one["name"] == "RAY_AUTH_TOKEN"]
-        assert "secretKeyRef" in token["valueFrom"] and "value" not in token
+        assert not [one for one in container["env"] if "TOKEN" in one["name"]]
+    assert spec["authOptions"] == {"mode": "token", "secretName": "cwm-rl-ray"}, "the submitter needs it, too"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on the PATH")
