@@ -1,7 +1,7 @@
 """Copies of tests that expect something else: what passes there as well compares equal to anything.
 
-Only equalities with a literal are changed, and only where a test is sure to get to them: among the statements of its
-own body, where nothing returns.
+Only equalities are changed, and only where a test is sure to get to them: among the statements of its own body, where
+nothing returns. A literal becomes another one; where no side is one, each is compared with the other in a tuple.
 """
 
 import ast
@@ -34,20 +34,34 @@ def _change(test: Test) -> bool:
     """Whether one of its equalities could be changed; all that can be are."""
     if any(isinstance(node, ast.Return) for node in ast.walk(test)):
         return False
-    return any([_other(literal) for statement in test.body for literal in _literals(statement)])  # noqa: C419 - all
+    found = [(_changed(statement), statement) for statement in test.body]
+    test.body = [one for changed, statement in found for one in changed or [statement]]
+    return any(changed for changed, _ in found)
 
 
-def _literals(statement: ast.stmt) -> Iterator[ast.expr]:
-    """The literal side of an equality that a statement asserts, if it has one."""
-    sides: list[ast.expr] = []
+def _changed(statement: ast.stmt) -> list[ast.stmt]:
+    """What stands in the place of an equality that a statement asserts; nothing if it asserts none."""
     match statement:
         case ast.Assert(test=ast.Compare(left=left, ops=[ast.Eq()], comparators=[right])):
-            sides = [left, right]
+            pass
         case ast.Expr(value=ast.Call(func=ast.Attribute(attr="assertEqual"), args=[left, right, *_])):
-            sides = [left, right]
-    literals = [side for side in sides if _is_literal(side)]
+            pass
+        case _:
+            return []
+    literals = [side for side in (left, right) if _is_literal(side)]
     if len(literals) == 1:
-        yield literals[0]
+        return [statement] if _other(literals[0]) else []
+    if literals or any(isinstance(node, ast.Name | ast.Attribute) and _name(node) == "ANY" for node in (left, right)):
+        return []
+    found = ast.parse("left_ = 0\nright_ = 0\nassert left_ == (right_,) or (left_,) == right_").body
+    for assignment, side in zip(found, (left, right), strict=False):
+        assert isinstance(assignment, ast.Assign)  # noqa: S101 - as it is written above
+        assignment.value = side
+    return found
+
+
+def _name(node: ast.Name | ast.Attribute) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr
 
 
 def _is_literal(node: ast.expr) -> bool:

@@ -22,6 +22,12 @@ _BARE_UNIT = re.compile(r"(.*[\d}.)])\s+([A-Za-z]{2,}[A-Za-z ./-]{0,40})")
 _HEDGES = re.compile(
     r"\b(?:or|and|else|not|nor|maybe|either|perhaps|about|approximately|around|between|to|if|but|possibly)\b", re.I
 )
+# What changes a number is no unit of it; neither are a variable and the imaginary unit.
+_FACTORS = re.compile(
+    r"\b(?:hundreds?|thousands?|[mbt]r?illions?|dozens?|minus|plus)\b|^\s*(?:squared|cubed)\b|^\s*[eijxyz]\s*$", re.I
+)
+_POWER = re.compile(r"\^\{?-?\d\}?")
+_BASED = re.compile(r"[0-9A-F.]+_\{?(\d+)\}?")
 _RELATION = re.compile(r"[=<>≤≥≠≈≡]|\\(?:n?eq|[lg]eq?|[lg]eqslant|lt|gt|approx|equiv|sim|simeq|cong|doteq)(?![A-Za-z])")
 _PERCENT = re.compile(r"\\?[%‰]|\bpercent\b", re.I)
 _CHOICE = re.compile(
@@ -73,10 +79,20 @@ def _decimal(text: str) -> Fraction | None:
 
 def without_unit(latex: str, *, bare: bool = False) -> str:
     r"""`18 \text{ dollars}` as `18`, and `18 dollars` too if `bare`. What reads like a second answer is no unit."""
-    match = _TEXT_UNIT.fullmatch(latex.strip()) or (bare and _BARE_UNIT.fullmatch(normalise(latex)))
-    if not match or _HEDGES.search(match[2]) or re.search(r"\d", re.sub(r"\^\{?-?\d\}?", "", match[2])):
+    match = _with_unit(latex, bare=bare)
+    if not match or _HEDGES.search(match[2]) or alters(latex) or re.search(r"\d", _POWER.sub("", match[2])):
         return normalise(latex)
     return normalise(match[1])
+
+
+def alters(latex: str) -> bool:
+    r"""Whether what stands behind a number makes another one of it: `3 million`, `3\mathrm{i}`."""
+    match = _with_unit(latex, bare=True)
+    return match is not None and _FACTORS.search(_TEXT.sub(r" \1 ", match[2])) is not None
+
+
+def _with_unit(latex: str, *, bare: bool) -> re.Match[str] | None:
+    return _TEXT_UNIT.fullmatch(latex.strip()) or (_BARE_UNIT.fullmatch(normalise(latex)) if bare else None)
 
 
 def misshapen(answer: str, gold: str) -> str:
@@ -88,18 +104,22 @@ def misshapen(answer: str, gold: str) -> str:
     text, asked = normalise(answer), normalise(gold)
     plain = number(without_unit(gold)) is not None
     # `y = 2x + 1` may stand for the expression it defines, never for a number: that is how `4 = 3` begins.
-    body = text if plain else _DEFINES.sub("", text, count=1)
-    for pattern, sentence in (
-        (_PERCENT, "a percentage was not asked for"),
-        (_RELATION, "an equation or inequality was not asked for"),
-    ):
-        if pattern.search(body) and not pattern.search(asked):
-            return sentence
+    body, wanted = (one if plain else _DEFINES.sub("", one, count=1) for one in (text, asked))
+    if _PERCENT.search(body) and not _PERCENT.search(asked):
+        return "a percentage was not asked for"
+    if len(_RELATION.findall(body)) > len(_RELATION.findall(wanted)):
+        return "an equation or inequality was not asked for"
     if not _several(asked) and (_several(text) or (_CHOICE.search(text) and not _CHOICE.search(asked))):
         return "one answer was asked for"
+    if (base := _BASED.fullmatch(text)) and (plain or _BASED.fullmatch(asked)) and base[1] != _base(asked):
+        return "that base was not asked for"
     if plain and not _numeric(without_unit(answer, bare=True)):
         return "a number was asked for"
     return ""
+
+
+def _base(text: str) -> str:
+    return found[1] if (found := _BASED.fullmatch(text)) else ""
 
 
 def _several(text: str) -> bool:

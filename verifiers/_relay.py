@@ -81,7 +81,8 @@ async def ask(
 ) -> list[Answer]:
     """Make calls in order in one process: an answer each, up to the first that is `died`; at least one.
 
-    A run that is out of time is repeated from the call it stood at, which then has all its time: no call gets more
+    A run that is out of time, or of room for what it says, is repeated from the call it stood at, which then has all of
+    it: no call gets more
     than `budget.call` + START_SECONDS, and none less. `fresh` says that nothing of the policy ran in this sandbox yet:
     if Python does not even start in it, that is our failure. Raises TamperedError, SandboxError.
     """
@@ -96,7 +97,7 @@ async def ask(
         if len(lines) > 1 and "raised" in lines[1]:
             return [*answers, {"died": "the answer cannot be loaded: {}: {}".format(*lines[1]["raised"])}]
         answers += new
-        if len(answers) < len(calls) and not (result.timed_out and new):
+        if len(answers) < len(calls) and not ((result.timed_out or result.truncated) and new):
             return [*answers, {"died": _why(result, budget)}]
     return answers
 

@@ -85,14 +85,20 @@ def _case_passes(case: unittest.TestCase) -> bool:
 def seals(pytest: Any) -> Callable[[], list[str]]:
     """Remember what decides on outcomes; what is called later names what is not the same any more."""
     places: list[tuple[Any, str]] = [
-        (unittest.TestCase, "run"),
-        (unittest.TestCase, "assertEqual"),
-        (unittest.TestResult, "addFailure"),
+        (owner, name)
+        for owner in (unittest.TestCase, unittest.TestResult)
+        for name, value in vars(owner).items()
+        if inspect.isfunction(value) and not name.startswith(("setUp", "tearDown"))
     ]
     if pytest is not None:
         from _pytest import python, reports, runner
 
         places += [(runner.CallInfo, "from_call"), (reports.TestReport, "from_item_and_call")]
+        places += [
+            (pytest, "raises"),
+            (type(pytest.raises(KeyError)), "__exit__"),
+            (type(pytest.approx(1.0)), "__eq__"),
+        ]
         places += [(python.Function, "runtest"), (runner, "call_runtest_hook"), (runner, "pytest_runtest_call")]
     held = [(owner, name, _code(owner, name)) for owner, name in places if hasattr(owner, name)]
     return lambda: [name for owner, name, code in held if _code(owner, name) is not code]

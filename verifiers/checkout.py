@@ -11,11 +11,17 @@ from verifiers.sandbox import Sandbox, SandboxSpec, SandboxUnavailable
 SECONDS: Final = 120.0
 MEMORY_BYTES: Final = 4 << 30
 DISK_BYTES: Final = 2 << 30
+CPU_SECONDS: Final = 1200.0
+"""Of one process, all its threads together; suites have a deadline of their own."""
+PIDS: Final = 512
 _GIT: Final = ("git", "-c", "safe.directory=*", "-c", "core.hooksPath=/dev/null", "-c", "maintenance.auto=false")
 _AS: Final = "git -c user.name=cwm-rl -c user.email=cwm-rl@localhost -c maintenance.auto=false"
 # The image's own path leads to the copy: what is installed from there runs what is edited here. No history comes along,
-# in which the repair may lie.
-_MOVE: Final = 'cp -r --preserve=mode,timestamps,links "$1"/. . && rm -rf .git "$1" && ln -s "$PWD" "$1"'
+# in which the repair may lie, and nothing that was compiled before a fault was put in.
+_MOVE: Final = (
+    'cp -r --preserve=mode,timestamps,links "$1"/. . && rm -rf .git "$1" && ln -s "$PWD" "$1"'
+    " && find . -name __pycache__ -type d -prune -exec rm -rf {} +"
+)
 # No identity, no hooks, no configuration of anybody's.
 _COMMIT: Final = f"git init -q --template= -b main . && git add -A && {_AS} commit -q --allow-empty -m base"
 CONFIGURATION: Final = {
@@ -28,7 +34,8 @@ _SHADOWS: Final = {*sys.stdlib_module_names, "pytest", "_pytest", "pluggy", "ini
 def spec_of(state: Mapping[str, Any], image: str | None) -> SandboxSpec:
     """The sandbox that a state takes: its files in it, or its image, whose root may be written."""
     if "root" in state:
-        return SandboxSpec(image=image, writable_root=True, memory_bytes=MEMORY_BYTES, disk_bytes=DISK_BYTES)
+        whole: dict[str, Any] = {"memory_bytes": MEMORY_BYTES, "disk_bytes": DISK_BYTES, "cpu_seconds": CPU_SECONDS}
+        return SandboxSpec(image=image, writable_root=True, pids=PIDS, **whole)
     return SandboxSpec(image=image, files={path: text.encode() for path, text in state.get("files", {}).items()})
 
 
@@ -55,6 +62,13 @@ async def apply(sandbox: Sandbox, patch: bytes) -> str:
     """Apply a patch to it; why it does not, or an empty text. Raises SandboxError."""
     applied = await sandbox.exec([*_GIT, "apply", "-"], stdin=patch, timeout=SECONDS)
     return "" if applied.exit_code == 0 else applied.stderr.decode(errors="replace").strip()[:200]
+
+
+def paths_of(patch: str) -> set[str]:
+    """Files that a diff of git's changes or makes."""
+    return {name for line in patch.splitlines() if (name := line.removeprefix("+++ b/").split("\t")[0]) != line} | {
+        name for line in patch.splitlines() if (name := line.removeprefix("--- a/").split("\t")[0]) != line
+    }
 
 
 async def restore(sandbox: Sandbox, tests: set[str]) -> list[str]:

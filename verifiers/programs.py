@@ -140,7 +140,10 @@ async def run_programs(
 async def build(sandbox: Sandbox, program: Program) -> None:
     """Put it into the sandbox, and compile it. Raises BuildError, InvalidTaskError, SandboxError."""
     language = program.language
-    await sandbox.write(language.file, program.source.encode("utf-8", "replace"))
+    try:
+        await sandbox.write(language.file, program.source.encode("utf-8", "replace"))
+    except ValueError as error:  # an earlier program of the policy's, in the same sandbox, stands in its way
+        raise BuildError(f"there is no place for the program: {error}") from error
     if not language.build:
         return
     built = await sandbox.exec(list(language.build), timeout=BUILD_SECONDS)

@@ -7,7 +7,7 @@ from verifiers.task import Message
 
 THINK_END = "</think>"
 _BOXED = re.compile(r"\\boxed(?![A-Za-z])")
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^\n]*?)[ \t]*$", re.MULTILINE)
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)  # stripped afterwards: two blanks would be tried
 PYTHON = frozenset({"python", "py", "python3", ""})
 """What may stand after the fence that opens a block of it."""
 
@@ -72,9 +72,9 @@ def extract_code(reply: str, *, reasoned: bool = True, marks: frozenset[str] = P
             f"exactly one fenced block must follow {THINK_END}, which takes two fence lines and not {len(fences)}"
         )
     opening, closing = fences
-    if opening[2].lower() not in marks:
+    if opening[2].strip(" \t").lower() not in marks:
         mark = "python" if marks is PYTHON else min(marks)
-        raise FormatError(f"the fenced block must be marked {mark}, not {opening[2]!r:.40}")
-    if closing[2] or closing[1] != opening[1]:
+        raise FormatError(f"the fenced block must be marked {mark}, not {opening[2].strip()!r:.40}")
+    if closing[2].strip(" \t") or closing[1] != opening[1]:
         raise FormatError("the fenced block is not closed by the fence that opened it")
     return text[opening.end() + 1 : closing.start()]

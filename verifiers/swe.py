@@ -10,6 +10,7 @@ share a process with what they test, where a report can be forged: every id must
 canary under a random name must fail, and so must doubles of the tests, which expect something else.
 """
 
+import asyncio
 import json
 import secrets
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ class SweVerifier:
 
     lowest = -1.0
 
-    def __init__(self, *, seconds: float = 150.0) -> None:
+    def __init__(self, *, seconds: float = 90.0) -> None:
         self.seconds = seconds
 
     def check_task(self, task: Task) -> None:
@@ -65,7 +66,8 @@ class SweVerifier:
             return Verdict(Outcome.INVALID_TASK, detail=f"task {task.id}: {error}")
         if not problem:
             return Verdict.scored(1.0, correct=True)
-        alike = similarity(patch.decode(errors="replace"), str(task.payload.get("patch", "")))
+        gold = str(task.payload.get("patch", ""))
+        alike = await asyncio.to_thread(similarity, patch.decode(errors="replace"), gold)
         return Verdict.scored(0.0 if alike >= LIKE else -1.0, correct=False, detail=problem)
 
     async def _problem(self, task: Task, patch: bytes, sandboxes: Sandboxes) -> str:
@@ -76,7 +78,8 @@ class SweVerifier:
             await checkout.lay_out(sandbox, payload)
             if refused := await checkout.apply(sandbox, patch):
                 return f"the patch does not apply: {refused}"
-            await checkout.restore(sandbox, {*_files(expected), *payload.get("tests", ())})
+            patched = checkout.paths_of(payload.get("test_patch", ""))
+            await checkout.restore(sandbox, {*_files(expected), *payload.get("tests", ()), *patched})
             try:
                 await _put_tests(sandbox, payload)
                 canary = await _Canary.put(sandbox, payload["fail_to_pass"])

@@ -59,7 +59,7 @@ def _line(test: Mapping[str, Any], result: TestResult) -> str:
         return f"failed: stdin {test['stdin']!r}: " + (
             result.error or f"printed {result.got!r}, not {test['stdout']!r}"
         )
-    given = [repr(value) for value in test["args"]]
+    given = [repr(value) for value in test.get("args", ())]
     given += [f"{name}={value!r}" for name, value in test.get("kwargs", {}).items()]
     call = f"{test['call']}({', '.join(given)})"
     return f"failed: {call}: " + (result.error or f"got {result.got}, not {test['expected']!r}")

@@ -1,6 +1,5 @@
 """SEARCH/REPLACE: a path, then one block whose search text must match exactly once. Pure text in, text out."""
 
-import re
 from dataclasses import dataclass
 
 from rollout_workers.tools.calls import ToolError
@@ -37,10 +36,10 @@ def parse_edit(content: str) -> Edit:
 
 def apply_edit(text: str, edit: Edit) -> tuple[str, str]:
     """(the new text, its changed lines with some around them, numbered). Raises ToolError."""
-    count = len(re.findall(f"(?={re.escape(edit.search)})", text))
-    if count != 1:
-        raise ToolError(f"The search text must match exactly once in {edit.path}, and matches {count} times.")
-    start = text.index(edit.search)
+    start = text.find(edit.search)
+    if start < 0 or text.find(edit.search, start + 1) >= 0:
+        often = "0 times" if start < 0 else "2 times or more"  # counting them all would take their product's time
+        raise ToolError(f"The search text must match exactly once in {edit.path}, and matches {often}.")
     new = text[:start] + edit.replace + text[start + len(edit.search) :]
     first = text.count("\n", 0, start)
     last = first + edit.replace.count("\n")

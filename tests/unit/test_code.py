@@ -395,6 +395,25 @@ def test_code_is_taken_from_the_block_as_it_stands() -> None:
     assert extract_code("a```b</think>text\n```python\nif x:\n    '```'\n```\nmore") == "if x:\n    '```'\n"
 
 
+def test_a_fence_may_have_blanks_behind_it() -> None:
+    assert extract_code(f"</think>\n```python{' ' * 200_000}\nx\n``` \n") == "x\n"
+    with pytest.raises(FormatError, match="must be marked"):
+        extract_code(f"</think>\n```a{' ' * 200_000}b\nx\n```\n")
+
+
+async def test_large_results_of_several_tests_have_room_one_by_one() -> None:
+    tests = [{"call": "f", "args": [list(range(60_000))], "expected": list(range(60_000))}] * 4
+    assert (await grade("def f(a):\n    return list(a)", {"tests": tests})).correct
+
+
+async def test_a_program_that_was_there_before_does_not_stand_in_the_way_for_good() -> None:
+    tests = [{"stdin": "", "stdout": ""}]
+    async with PlainSandboxes().open() as sandbox:
+        await run_tests("import os; os.remove('solution.py'); os.mkdir('solution.py')", tests, sandbox)
+        (result,) = await run_tests("pass", tests, sandbox)
+    assert not result.passed and "no place for the program" in result.error
+
+
 async def test_visible_tests_say_what_came_back() -> None:
     source = """
 import os

@@ -304,7 +304,7 @@ def test_similarity_is_of_changed_lines_alone() -> None:
     assert similarity(GOLD, GOLD) == 1.0
     assert similarity(GOLD.replace(" def double(x):\n", " def other(x):\n"), GOLD) == 1.0
     assert LIKE <= similarity(GOLD.replace("x * 2", "x * 4"), GOLD) < 1.0
-    assert similarity("", GOLD) == 0.0
+    assert similarity("", GOLD) == similarity("", "") == similarity("It works now.", "") == 0.0
     assert similarity("words without changes", GOLD) == 0.0
 
 

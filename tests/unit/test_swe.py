@@ -143,11 +143,45 @@ async def test_a_history_that_holds_the_repair_does_not_come_along(tmp_path: Pat
             Outcome.TAMPERED,
         ),
         ("import builtins\nbuiltins.AssertionError = Warning", Outcome.SCORED),
+        ("import unittest\nunittest.TestCase.assertTrue = lambda *a: None", Outcome.TAMPERED),
     ],
 )
 async def test_a_module_that_changes_its_testers(source: str, outcome: Outcome) -> None:
     verdict = await grade(module(f"{source}\ndef add(a, b): return 9"))
     assert (verdict.outcome, verdict.correct) == (outcome, False), verdict
+
+
+@pytest.mark.parametrize("assertion", ["assert shop.add(1, 2) == wanted", "assert wanted == shop.add(1, 2)"])
+@pytest.mark.parametrize(
+    ("patch", "outcome"),
+    [
+        (FIX, Outcome.SCORED),
+        (
+            module("class Always:\n    def __eq__(self, other): return True\ndef add(a, b): return Always()"),
+            Outcome.TAMPERED,
+        ),
+    ],
+)
+async def test_what_equals_anything_is_found_where_no_literal_is(assertion: str, patch: str, outcome: Outcome) -> None:
+    tests = f"import shop\n\ndef test_add():\n    wanted = 1 + 2\n    {assertion}\n"
+    verdict = await grade(patch, tests={"tests/test_shop.py": tests}, pass_to_pass=[])
+    assert (verdict.outcome, verdict.correct) == (outcome, outcome is Outcome.SCORED), verdict
+
+
+async def test_a_patch_that_is_in_the_way_of_the_tests_is_taken_back() -> None:
+    tests = new("tests/test_shop.py", TESTS) + new("tests/more.py", "x = 1\n")
+    change = {"tests": {}, "test_patch": tests}
+    assert (await grade(FIX + new("tests/more.py", "x = 2\n"), **change)).correct
+    wrong = await grade(new("tests/more.py", "x = 2\n"), **change)
+    assert (wrong.outcome, wrong.reward) == (Outcome.SCORED, -1.0)
+
+
+async def test_nothing_compiled_comes_along(tmp_path: Path) -> None:
+    (tmp_path / "old/deep/__pycache__").mkdir(parents=True)
+    (tmp_path / "old/deep/__pycache__/a.cpython-311.pyc").write_bytes(b"repair")
+    async with PlainSandboxes().open(SandboxSpec()) as sandbox:
+        await checkout.lay_out(sandbox, {"root": str(tmp_path / "old")})
+        assert (await sandbox.exec("find . -name '*.pyc'")).stdout == b""
 
 
 @pytest.mark.parametrize(
