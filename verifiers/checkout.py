@@ -97,5 +97,7 @@ def _is_guarded(path: str, *, new: bool) -> bool:
     parts = PurePosixPath(path).parts
     if parts[-1] in CONFIGURATION or parts[-1].endswith((".pth", ".pyc")):
         return True
+    if {part.partition(".")[0] for part in parts} & {"sitecustomize", "usercustomize"}:  # packages, too
+        return True
     first = parts[1] if parts[0] == "src" and len(parts) > 1 else parts[0]
     return new and first.partition(".")[0] in _SHADOWS

@@ -822,7 +822,11 @@ def parent_of(path: str, create: bool) -> tuple[int, str]:
                 os.mkdir(part, 0o755, dir_fd=here)
             except FileExistsError:
                 pass
-        here = directory(part, here)
+        try:
+            below = directory(part, here)
+        finally:
+            os.close(here)
+        here = below
     return here, name
 
 
@@ -894,6 +898,7 @@ def write_files(files: list[tuple[str, int]], new: bool) -> int:
                 write_all(fd, piece)
                 left -= len(piece)
             os.close(fd)
+            os.close(here)
             if left:
                 return errno.EIO
     except OSError as error:

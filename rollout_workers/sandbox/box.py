@@ -31,6 +31,7 @@ GRACE_SECONDS: Final = 15.0
 MAX_SECONDS: Final = 86_400.0
 FILE_SECONDS: Final = 20.0 + GRACE_SECONDS
 OPEN_FILES: Final = 512
+BYTES_PER_INODE: Final = 4096
 DEPTH: Final = 100
 """Of directories in what is copied out."""
 NAME_BYTES: Final = 256
@@ -66,11 +67,20 @@ class Disk(NamedTuple):
         return cls(spec.disk_bytes - tmp, tmp, max(spec.disk_bytes // 8, 1 << 20))
 
 
+def room(size: int) -> str:
+    """Mount options of a tmpfs: a hard size, and no more inodes, which are the kernel's memory, than files fill it."""
+    return f"size={size},nr_inodes={max(size // BYTES_PER_INODE, 256)}"
+
+
 class Walls(Protocol):
     """What a back end knows of a sandbox from outside of it."""
 
     def oom_kills(self) -> int:
         """Processes killed for memory so far; 0 where only the agent can tell."""
+        ...
+
+    def survived(self) -> None:
+        """It has answered: what its commands did to it before is no cause of an end that comes later."""
         ...
 
     async def cause(self) -> str | None:
@@ -98,6 +108,10 @@ class Asked(Protocol):
         ...
 
 
+_THEIRS = ("SurvivorsError", "BlockingIOError")
+"""What an agent says when commands are in its way: they outlive SIGKILL, or are as many as there may be processes."""
+
+
 class Box:
     """A sandbox behind an agent. Implements `verifiers.sandbox.Sandbox`; commands run side by side, a shell's in turn.
 
@@ -108,6 +122,8 @@ class Box:
         self._channel, self._walls, self._room = channel, walls, room
         self._shell = asyncio.Lock()
         self._dead: SandboxError | None = None
+        self._ran = False
+        """Whether a command was begun."""
         self._owed = 0.0
         """Seconds that all calls under way may take together: where commands cannot run side by side, they wait."""
 
@@ -201,6 +217,7 @@ class Box:
                 f"timeout {timeout} and output limit {output_limit}: 0 to {MAX_SECONDS:g} seconds, and >= 0"
             )
         request = {**request, "timeout": timeout, "limit": output_limit}
+        self._ran = True
         killed, most = self._walls.oom_kills(), 2 * output_limit
         reply = await self._call(request, stdin, reply_limit=most, timeout=timeout + GRACE_SECONDS, live=live)
         oom = reply.oom or self._walls.oom_kills() > killed
@@ -281,7 +298,8 @@ class Box:
             self._owed -= timeout
         if reply.failed:
             why = reply.body.decode(errors="replace")
-            await self._die(why, tampered=why.startswith("SurvivorsError"))
+            await self._die(why, tampered=why.startswith(_THEIRS[: 2 if self._ran else 1]))
+        self._walls.survived()
         return reply
 
     async def _die(self, symptom: str, *, tampered: bool) -> NoReturn:
@@ -350,6 +368,8 @@ def _place(path: Path, data: bytes) -> None:
 
 def _check(reply: Reply, path: str, too_large: str) -> None:
     """Turn the errno of a file operation into the contract's errors."""
+    if reply.oom or reply.status < 0:
+        raise SandboxKilled(f"what was to work on {path} was {'out of memory' if reply.oom else 'killed'}")
     match reply.status:
         case 0 if not reply.timed_out:
             return

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rollout_workers.sandbox.agent import ERROR_LIMIT, READY
-from rollout_workers.sandbox.box import ADDRESS_SPACE, DEFAULT, START_SECONDS, Box, Disk, Probe, check, own_uid
+from rollout_workers.sandbox.box import ADDRESS_SPACE, DEFAULT, START_SECONDS, Box, Disk, Probe, check, own_uid, room
 from rollout_workers.sandbox.cgroup import Cgroup, Cgroups, find
 from rollout_workers.sandbox.channel import MARSHAL_VERSION, Channel, finish
 from verifiers.sandbox import SandboxError, SandboxSpec, SandboxUnavailable
@@ -186,6 +186,8 @@ class Namespaces:
     def __init__(self, ours: socket.socket, group: Cgroup | None, template: Template) -> None:
         self.socket, self.template = ours, template
         self._group = group
+        self._outlived = 0, 0
+        """Kills and refusals after which it went on."""
         self._pidfd: int | None = None
 
     async def stand(self) -> None:
@@ -206,13 +208,18 @@ class Namespaces:
         """See `box.Walls`."""
         return self._group.oom_kills() if self._group else 0
 
+    def survived(self) -> None:
+        """See `box.Walls`."""
+        if self._group is not None:
+            self._outlived = self._group.oom_kills(), self._group.forks_refused()
+
     async def cause(self) -> str | None:
         """See `box.Walls`: the control group's counters are the evidence."""
         if self._group is None:
             return None
-        if killed := self._group.oom_kills():
+        if killed := self._group.oom_kills() - self._outlived[0]:
             return f"out of memory: {killed} of its processes were killed"
-        if refused := self._group.forks_refused():
+        if refused := self._group.forks_refused() - self._outlived[1]:
             return f"out of processes: {refused} forks were refused"
         return None
 
@@ -292,9 +299,9 @@ def _disks(disk: Disk, uid: int | None) -> list[tuple[str, str]]:
     """Mount points of a sandbox's own file systems, and their options."""
     owner, group = _ids(uid)
     return [
-        ("/dev/shm", f"size={disk.shm},mode=1777"),  # noqa: S108
-        ("/tmp", f"size={disk.tmp},mode=1777"),  # noqa: S108
-        ("/work", f"size={disk.work},mode=0755,uid={owner},gid={group}"),
+        ("/dev/shm", f"{room(disk.shm)},mode=1777"),  # noqa: S108
+        ("/tmp", f"{room(disk.tmp)},mode=1777"),  # noqa: S108
+        ("/work", f"{room(disk.work)},mode=0755,uid={owner},gid={group}"),
     ]
 
 

@@ -31,6 +31,7 @@ from rollout_workers.sandbox.box import (
     check,
     own_uid,
     rlimits,
+    room,
 )
 from rollout_workers.sandbox.channel import Channel, ChannelNonsenseError, finish
 from rollout_workers.sandbox.plain import KEEPER, PlainChannel
@@ -49,7 +50,6 @@ SAFE_RUNC, NEXT_RUNC, SAFE_NEXT_RUNC = (1, 2, 8), (1, 3, 0), (1, 3, 3)
 GVISOR: Final = "runsc"
 GVISOR_PROCESSES, GVISOR_SHARE = 512, 32
 """Of the host, for its kernel and for each process inside; a fork bomb of 32 took 844 in all."""
-BYTES_PER_INODE: Final = 4096
 NO_PYTHON: Final = re.compile(r"python3\b.*(not found|no such file)", re.IGNORECASE | re.DOTALL)
 STREAM: Final = struct.Struct("!BxxxI")
 STREAM_LIMIT: Final = 1 << 20
@@ -180,10 +180,12 @@ class Docker:
             marks = found["Labels"]
             owned_here = marks.get("cwm-rl.host") == _host()
             orphan = owned_here and not Path("/proc", marks["cwm-rl.owner"]).exists()
-            given_up = found["Names"][0].removeprefix("/") in _left
+            name = next(iter(found["Names"] or ()), "")  # a dead one may have none
+            given_up = name.removeprefix("/") in _left
             if orphan or given_up or float(marks.get("cwm-rl.deadline", "inf")) < time.time():
-                _guarded(_remove, self.client, found["Id"])
-                gone += 1
+                with suppress(SandboxUnavailable):  # one that is stuck is in nobody's way
+                    _guarded(_remove, self.client, found["Id"])
+                    gone += 1
         return gone
 
 
@@ -211,6 +213,9 @@ class Container:
     def oom_kills(self) -> int:
         """The agent sees its own control group and reports."""
         return 0
+
+    def survived(self) -> None:
+        """The engine tells of the end alone."""
 
     async def cause(self) -> str | None:
         """The engine's word on how it ended."""
@@ -460,5 +465,5 @@ def _ulimits(limits: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
 
 
 def _tmpfs(size: int, more: str) -> str:
-    """Mount options: a hard size, and no more inodes than small files could fill it with."""
-    return f"rw,exec,nosuid,nodev,size={size},nr_inodes={max(size // BYTES_PER_INODE, 256)},{more}"
+    """Mount options."""
+    return f"rw,exec,nosuid,nodev,{room(size)},{more}"

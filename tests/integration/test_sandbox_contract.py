@@ -110,6 +110,17 @@ def leftovers(backend: Sandboxes, owner: int = os.getpid()) -> list[object]:
     return [*groups, *children, *containers]
 
 
+def kill_from_outside(backend: Sandboxes) -> None:
+    """The one sandbox that is open."""
+    if isinstance(backend, docker.Docker):
+        (container,) = backend.client.containers(filters={"label": f"cwm-rl.owner={os.getpid()}"})
+        backend.client.kill(container["Id"])
+        return
+    for child in descendants():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a child may die of its parent's death
+            child.kill()
+
+
 async def test_output_exit_code_and_stdin(sandboxes: Sandboxes) -> None:
     async with sandboxes.open() as box:
         result = await box.exec(["cat"], stdin=b"bytes\0\xff")
@@ -341,6 +352,34 @@ async def test_a_command_that_has_to_wait_has_the_time_for_it(
         assert (quick.stdout, (await slow).stdout) == (b"quick\n", b"slow\n")
 
 
+async def test_a_disk_has_no_more_files_than_it_has_room_for(sandboxes: Sandboxes) -> None:
+    if isinstance(sandboxes, docker.Docker) and sandboxes.runtime == docker.GVISOR:
+        pytest.skip("gVisor's tmpfs counts no files")
+    async with sandboxes.open(SandboxSpec(disk_bytes=4 << 20)) as box:
+        result = await box.exec("i=0; while true > /work/$i; do i=$((i+1)); done; echo $i", timeout=60)
+    assert not result.timed_out and 100 < int(result.stdout) <= 1024
+
+
+async def test_files_of_many_directories_are_put_in_place(sandboxes: Sandboxes) -> None:
+    files = {f"a/b/c/{number}/f.py": b"x" for number in range(300)}
+    async with sandboxes.open(SandboxSpec(files=files)) as box:
+        assert await box.read("a/b/c/299/f.py") == b"x"
+
+
+async def test_memory_that_ran_out_before_is_no_excuse_for_a_later_end(sandboxes: Sandboxes) -> None:
+    if isinstance(sandboxes, docker.Docker):
+        pytest.skip("the engine's word on a container's end is one for all its life")
+    async with sandboxes.open(SandboxSpec(memory_bytes=64 << 20)) as box:
+        one = "python3 -c 'x = bytes(range(256)) * (40 << 12); import time; time.sleep(2)'"
+        hungry = await box.exec(" & ".join([one] * 4) + "; wait", timeout=30)
+        if not hungry.oom:
+            pytest.skip("no control group bounds the memory of its processes together")
+        assert (await box.exec(["true"])).exit_code == 0
+        kill_from_outside(sandboxes)
+        with pytest.raises(SandboxUnavailable):
+            await box.exec(["true"])
+
+
 async def test_jobs_with_any_name_and_in_any_number_do_not_end_the_sandbox(sandboxes: Sandboxes) -> None:
     rename = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'\\xff)x'); time.sleep(99)"
     async with sandboxes.open(SandboxSpec(pids=16)) as sandbox:
@@ -408,13 +447,7 @@ async def test_fifty_at_once(sandboxes: Sandboxes) -> None:
 
 async def test_an_agent_killed_from_outside_is_not_the_commands_doing(sandboxes: Sandboxes) -> None:
     async with sandboxes.open() as box:
-        if isinstance(sandboxes, docker.Docker):
-            (container,) = sandboxes.client.containers(filters={"label": f"cwm-rl.owner={os.getpid()}"})
-            sandboxes.client.kill(container["Id"])
-        else:
-            for child in descendants():
-                with contextlib.suppress(psutil.NoSuchProcess):  # a child may die of its parent's death
-                    child.kill()
+        kill_from_outside(sandboxes)
         with pytest.raises(SandboxUnavailable):
             await box.exec(["true"], timeout=5)
     assert leftovers(sandboxes) == []

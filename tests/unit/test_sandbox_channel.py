@@ -29,6 +29,8 @@ class Walls:
     def oom_kills(self) -> int:
         return 0
 
+    def survived(self) -> None: ...
+
     async def cause(self) -> str | None:
         return self.evidence
 

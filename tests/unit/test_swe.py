@@ -102,6 +102,7 @@ async def test_tests_that_come_as_a_patch_and_a_fault_that_does() -> None:
         new("conftest.py", "collect_ignore_glob = ['*']\n"),
         new("tests/conftest.py", "raise SystemExit(0)\n"),
         new("unittest.py", "raise SystemExit(0)\n"),
+        new("src/sitecustomize/__init__.py", "raise SystemExit(0)\n"),
         new("src/_pytest/__init__.py", "raise SystemExit(0)\n"),
         "--- a/setup.cfg\n+++ b/setup.cfg\n@@ -1,2 +1,2 @@\n-[metadata]\n-name = shop\n+[tool:pytest]\n+a = 1\n",
         "--- a/setup.cfg\n+++ /dev/null\n@@ -1,2 +0,0 @@\n-[metadata]\n-name = shop\n",
