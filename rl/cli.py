@@ -105,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     sft.add_argument("--out", type=Path, help="directory to make; a stage that was interrupted goes on")
     sft.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="e.g. messages=conversation")
     sft.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights")
-    sft.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. tokens=1000000, lr=1e-5")
+    words = "e.g. tokens=1000000, device=cuda; of a --model, lr is 1e-5 and Muon has no part in it if left out"
+    sft.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=words)
 
     evaluate = add("eval", _eval, "Say how good a model is: pass@1 and pass@k on held-out tasks, with intervals.")
     evaluate.add_argument("model", help="Hugging Face directory or hub name, such as a run's checkpoint")
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("-k", type=int, default=1, help="samples a task, and the k of pass@k")
     evaluate.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
     evaluate.add_argument("--difficulty", type=int, help="instead of the sources' own; 1 is the easiest")
-    evaluate.add_argument("--config", type=Path, help="TOML file whose sources and rollout are used")
+    evaluate.add_argument("--config", type=Path, help="TOML file whose generators and rollout are used")
     evaluate.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one setting")
     evaluate.add_argument("--out", type=Path, help="directory to make for the results; one below evals/ if left out")
     evaluate.add_argument("--json", action="store_true", help="print the results for programs, and all else to stderr")
@@ -374,7 +375,7 @@ def _sft(options: argparse.Namespace) -> int:
         return OK
     if not (options.model and options.data and options.out):
         raise config.ConfigError("sft takes a configuration, or --model, --data and --out")
-    settings = config.validated(SftConfig, _tree(options.set), "--set")
+    settings = config.validated(SftConfig, {"lr": 1e-5, "muon_lr": 0.0} | _tree(options.set), "--set")
     sft.check_free(options.out)
     columns = {field: name for field, _, name in (mapped.partition("=") for mapped in options.column)}
     stage = sft.from_file(options.model, options.data, settings, columns=columns, dtype=options.dtype)

@@ -45,7 +45,7 @@ def explain(run: Path) -> dict[str, Any]:
         report = json.loads(path.read_text())
         return _explained(report)
     except FileNotFoundError as error:
-        raise ExplainError(f"{path} is not there: a run writes it at its end, and when it is interrupted") from error
+        raise ExplainError(f"{path} is not there: a run writes it at its end; until then see `cwm-rl top`") from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ExplainError(f"{path} is no report of a run that trained: {error}") from error
 

@@ -67,7 +67,7 @@ def load(name: str, **options: Any) -> Verifier:
             "or module:attribute, or file.py:attribute"
         )
     try:
-        verifier = _resolve(target)(**options)
+        verifier = resolve(target)(**options)
     except Exception as error:
         # Foreign code may raise anything here; it is named and passed on, never swallowed.
         raise ValueError(f"verifier '{name}' ({target}) cannot be made: {type(error).__name__}: {error}") from error
@@ -92,7 +92,8 @@ def _from_file(path: Path) -> Any:
     return sys.modules[name]
 
 
-def _resolve(target: str) -> Any:
+def resolve(target: str) -> Any:
+    """What stands at `module:attribute` or `file.py:attribute`. Raises what importing it raises."""
     module, _, attribute = target.rpartition(":")
     found: Any = _from_file(Path(module)) if module.endswith(".py") else import_module(module)
     for part in attribute.split("."):

@@ -19,10 +19,13 @@ FIELDS = (
     *("id", "domain", "prompt", "answer", "solution", "tests", "visible_tests"),
     *("stdin_tests", "check", "entry_point", "setup", "image", "language", "compare", "checker", "starter"),
     *("public_tests", "hidden_tests", "generated_tests", "metadata"),
-    *("patch", "test_patch", "fail_to_pass", "pass_to_pass"),
+    *("patch", "test_patch", "fail_to_pass", "pass_to_pass", "payload", "visible"),
 )
 """What a column can be mapped to."""
 
+
+TURNS = {"code": 3, "repository": 30}
+"""Of an environment that answers, where a source does not limit them."""
 
 VERIFIERS = {"answer": "math", "entry": "reasoning_gym", "fail_to_pass": "swe"}
 """By what only their payloads hold; all else is code."""
@@ -79,9 +82,11 @@ class FileSource(BaseModel):
     domain: str | None = None
     """Statistics are kept by it; the form's if unset."""
     verifier: str | None = None
-    """Scores the answers; the one named like the form's domain if unset."""
+    """Scores the answers; by what a row holds (answer, tests, ...) if unset."""
     environment: str | None = None
-    """Where the policy acts; `code` where a task has public tests and `single_turn` elsewhere if unset."""
+    """Where the policy acts, by name, `module:attribute` or `file.py:attribute`: opened with `async with
+    attribute(task, sandboxes)`, it has `files` and `respond(reply, left)`. `code` where a task has public tests and
+    `single_turn` elsewhere if unset."""
     system: str | None = None
     """The system message; one that states the verifier's format rule if unset, none if empty."""
     template: str = "{prompt}"
@@ -144,14 +149,19 @@ def _task(source: FileSource, row: Row, draft: Draft) -> Task:
     user = source.template.replace("{prompt}", draft.prompt)
     messages = [Message("system", system)] if system else []
     verifier = next((name for key, name in VERIFIERS.items() if key in draft.payload), "code")
+    if source.form == "tasks" and row.has("payload") and source.verifier is None:
+        raise row.error("is for a verifier of one's own: name it in the source, verifier = ...", "payload")
+    environment, limits = source.environment or draft.environment, source.limits.apply()
+    if source.limits.turns is None:
+        limits = replace(limits, turns=TURNS.get(environment, limits.turns))
     return Task(
         id=row.text("id") if row.has("id") else f"{row.file.name.partition('.')[0]}/{row.line}",
         domain=source.domain or draft.domain,
         messages=(*messages, Message("user", user)),
         verifier=source.verifier or verifier,
-        environment=source.environment or draft.environment,
+        environment=environment,
         payload=draft.payload,
         visible=draft.visible,
-        limits=source.limits.apply(),
+        limits=limits,
         image=row.text("image") if row.has("image") else draft.image,
     )

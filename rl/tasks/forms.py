@@ -82,11 +82,18 @@ def _entry_point(row: Row, lines: list[str]) -> str:
 
 
 def _native(row: Row) -> Draft:
-    """Our own form: a prompt, and one of answer, tests, stdin_tests, or check with entry_point."""
-    kinds = [kind for kind in ("answer", "tests", "stdin_tests", "check") if row.has(kind)]
+    """Our own form: a prompt, and one of answer, tests, stdin_tests, check with entry_point, or payload.
+
+    `payload` is an object for a verifier of one's own, which the source names, and `visible`, beside it, one for an
+    environment of one's own.
+    """
+    kinds = [kind for kind in ("answer", "tests", "stdin_tests", "check", "payload") if row.has(kind)]
     if len(kinds) != 1:
-        raise row.error(f"needs one of the columns answer, tests, stdin_tests, check, and has {len(kinds)}")
+        raise row.error(f"needs one of the columns answer, tests, stdin_tests, check, payload, and has {len(kinds)}")
     prompt = row.text("prompt")
+    if kinds == ["payload"]:
+        payload, visible = _object(row, "payload"), _object(row, "visible")
+        return Draft(prompt, _domain(row, "own"), payload, visible, environment_name="single_turn")
     if kinds == ["answer"]:
         return Draft(prompt, _domain(row, "math"), {"answer": row.text("answer").strip()})
     payload: dict[str, Any]
@@ -100,6 +107,13 @@ def _native(row: Row) -> Draft:
         visible |= {name: payload[name] for name in ("language", "compare") if name in payload}
         _check_visible(row, visible)
     return Draft(prompt, _domain(row, "code"), payload, visible)
+
+
+def _object(row: Row, field_name: str) -> Mapping[str, Any]:
+    found = row.get(field_name) if row.has(field_name) else {}
+    if not isinstance(found, dict):
+        raise row.error("must be an object", field_name)
+    return found
 
 
 def _check_visible(row: Row, visible: Mapping[str, Any]) -> None:

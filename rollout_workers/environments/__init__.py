@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from importlib import import_module
 
 from rollout_workers.environments.code_tests import code_tests
 from rollout_workers.environments.protocol import Environment, Left
 from rollout_workers.environments.repository import repository
 from rollout_workers.environments.single_turn import single_turn
+from verifiers.registry import resolve
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Task
 
@@ -24,15 +24,16 @@ ENVIRONMENTS: dict[str, Open] = {
 
 
 def find(name: str) -> Open:
-    """The environment of that name, or at `module:attribute`. Raises ValueError with one sentence."""
+    """The environment of that name, at `module:attribute`, or at `file.py:attribute`. Raises ValueError."""
     if name in ENVIRONMENTS:
         return ENVIRONMENTS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         known = ", ".join(sorted(ENVIRONMENTS))
-        raise ValueError(f"there is no environment '{name}': known are {known}, or module:attribute")
+        raise ValueError(f"there is no environment '{name}': known are {known}, or module:attribute, file.py:attribute")
     try:
-        found: Open = getattr(import_module(module), attribute)
+        found: Open = resolve(name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"there is no environment '{name}': {error}") from error
+    except Exception as error:  # a file of somebody's may raise anything
+        raise ValueError(f"there is no environment '{name}': {type(error).__name__}: {error}") from error
     return found

@@ -1,6 +1,7 @@
 """Environments: what answers a reply, and when it is over."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,6 +196,11 @@ async def test_a_sandbox_that_cannot_be_had_is_ours(environment: str) -> None:
         await answers(task(ADD if environment == "code" else SHOP, environment), reply, sandboxes=NoSandboxes())
 
 
+def test_an_environment_may_lie_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def somewhere(task, sandboxes): return 1\n")
+    assert find(f"{tmp_path}/mine.py:somewhere")(None, None) == 1  # type: ignore[arg-type,comparison-overlap]
+
+
 def test_an_environment_may_lie_in_any_module() -> None:
     assert find("rollout_workers.environments.single_turn:single_turn") is find("single_turn") is single_turn
 
@@ -202,7 +208,11 @@ def test_an_environment_may_lie_in_any_module() -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("mars", "there is no environment 'mars': known are code, repository, single_turn, or module:attribute"),
+        (
+            "mars",
+            "there is no environment 'mars': known are code, repository, single_turn, or module:attribute, "
+            "file.py:attribute",
+        ),
         ("nowhere:at_all", "there is no environment 'nowhere:at_all': No module named 'nowhere'"),
         ("json:mars", "there is no environment 'json:mars': module 'json' has no attribute 'mars'"),
     ],

@@ -235,3 +235,25 @@ def test_public_files_load_whole(path: str, form: Any, rows: int, columns: dict[
         assert sum(task.environment == "code" for task in tasks) > 50
         for task in tasks:
             CodeVerifier().check_task(task)
+
+
+def test_a_payload_of_ones_own(tmp_path: Path) -> None:
+    row = {"prompt": "Say abc.", "payload": {"text": "abc"}, "visible": {"hint": 1}}
+    task = one(tmp_path, row, verifier="mine", environment="mine:place")
+    assert (task.verifier, task.environment, task.domain) == ("mine", "mine:place", "own")
+    assert (task.payload, task.visible, task.limits.turns) == ({"text": "abc"}, {"hint": 1}, 1)
+    for change, source, said in (
+        ({}, {}, "'payload': is for a verifier of one's own"),
+        ({"payload": 3}, {"verifier": "mine"}, "'payload': must be an object"),
+        ({"visible": []}, {"verifier": "mine"}, "'visible': must be an object"),
+        ({"answer": "3"}, {"verifier": "mine"}, "and has 2"),
+    ):
+        with pytest.raises(DataError, match=said):
+            one(tmp_path, row | change, **source)
+
+
+def test_an_environment_that_answers_has_turns_to_answer_in(tmp_path: Path) -> None:
+    row = {"prompt": "p", "tests": ["f(1) == 2"], "visible_tests": ["f(1) == 2"]}
+    assert one(tmp_path, row).limits.turns == 3
+    assert one(tmp_path, row, limits={"turns": 2}).limits.turns == 2
+    assert one(tmp_path, row | {"visible_tests": None}).limits.turns == 1
