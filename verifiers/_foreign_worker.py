@@ -17,6 +17,12 @@ from collections.abc import Callable
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+_REFUSED = (
+    *("open", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "subprocess.", "pty.", "socket."),
+    *("ctypes.", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod", "os.chown"),
+    *("os.truncate", "os.kill", "os.putenv", "shutil.", "signal.pthread_kill"),
+)
+"""Audit events, by how they begin."""
 
 Scorer = Callable[[dict[str, Any]], Any]
 
@@ -52,6 +58,23 @@ def reasoning_gym(_: str) -> Scorer:
     return score
 
 
+refused: list[str] = []
+"""What the answer at hand tried."""
+
+
+def confine() -> None:
+    """From now on nothing that an answer may have evaluated starts a process, writes a file or opens a connection."""
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[2], int) and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        if event.startswith(_REFUSED):
+            refused.append(event)
+            raise PermissionError(f"{event} has no part in scoring an answer")
+
+    sys.addaudithook(refuse)
+
+
 KINDS: dict[str, Callable[[str], Scorer]] = {"reward_function": reward_function, "reasoning_gym": reasoning_gym}
 
 
@@ -65,12 +88,15 @@ def _from_file(path: str) -> Any:
 
 
 def answer(scorer: Scorer, request: dict[str, Any]) -> dict[str, Any]:
-    """What it scores, or what it raises."""
+    """What it scores, or what it raises; or what the answer tried, whatever became of it."""
+    refused.clear()
+    found: dict[str, Any]
     try:
         score = scorer(request)
-        return {"score": None if score is None else float(score)}
+        found = {"score": None if score is None else float(score)}
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-        return {"error": f"{type(error).__name__}: {error}"[:500]}
+        found = {"error": f"{type(error).__name__}: {error}"[:500]}
+    return {"tampered": f"scoring it would have caused {refused[0]}"} if refused else found
 
 
 def main() -> None:
@@ -94,6 +120,8 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything
         say({"error": f"{type(error).__name__}: {error}"[:500]})
         return
+    if kind == "reasoning_gym":  # a reward function is the user's own, and may do what it likes
+        confine()
     say({"ready": True})
     for line in sys.stdin:
         say(answer(scorer, json.loads(line)))

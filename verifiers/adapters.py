@@ -6,15 +6,21 @@ call in `_foreign_worker`, and here a class that says what the call needs of a t
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from verifiers._relay import TamperedError
 from verifiers._workers import Workers
 from verifiers.reply import FormatError, after_thinking, asks_to_reason
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Submission, Task
 from verifiers.verdict import Outcome, Verdict
+
+_EVALUATING = frozenset({"countdown", "puzzle24"})
+"""Data sets whose scoring evaluates the answer as Python, beside what it should be."""
+_ARITHMETIC = re.compile(r"[\d\s()+*/.,=^-]*")
 
 
 class ForeignError(RuntimeError):
@@ -30,10 +36,12 @@ class _Foreign:
         self.start, self.aclose = self._workers.start, self._workers.aclose
 
     async def score(self, request: Mapping[str, Any]) -> float | None:
-        """Raises ForeignError, RuntimeError where its process does not start."""
+        """Raises TamperedError, ForeignError, and RuntimeError where its process does not start."""
         said = await self._workers.ask(request)
         if said is None:
             raise ForeignError(f"{self._name} gave no score within {self._seconds:g} s")
+        if "tampered" in said:
+            raise TamperedError(said["tampered"])
         if "error" in said:
             raise ForeignError(f"{self._name} failed: {said['error']}")
         if (score := said["score"]) is not None and not math.isfinite(score):
@@ -118,7 +126,13 @@ class ReasoningGym(_Foreign):
             answer = _answer(after_thinking(submission.reply, reasoned=asks_to_reason(task.messages)))
         except FormatError as error:
             return Verdict.scored(self.lowest, correct=False, detail=str(error))
-        score = await self.score({"answer": answer, "entry": task.payload["entry"]})
+        entry = task.payload["entry"]
+        if entry["metadata"]["source_dataset"] in _EVALUATING and not _ARITHMETIC.fullmatch(answer):
+            return Verdict.scored(self.lowest, correct=False, detail="the answer is more than arithmetic")
+        try:
+            score = await self.score({"answer": answer, "entry": entry})
+        except TamperedError as error:
+            return Verdict(Outcome.TAMPERED, self.lowest, False, str(error))
         if score is None or not 0 <= score <= 1:
             raise ForeignError(f"{self._name} scored {score}, which is not from 0 to 1")
         return Verdict.scored(2 * score - 1, correct=score == 1)

@@ -92,8 +92,8 @@ def _native(row: Row) -> Draft:
         raise row.error(f"needs one of the columns answer, tests, stdin_tests, check, payload, and has {len(kinds)}")
     prompt = row.text("prompt")
     if kinds == ["payload"]:
-        payload, visible = _object(row, "payload"), _object(row, "visible")
-        return Draft(prompt, _domain(row, "own"), payload, visible, environment_name="single_turn")
+        own = _object(row, "payload"), _object(row, "visible")
+        return Draft(prompt, _domain(row, "own"), *own, environment_name="single_turn")
     if kinds == ["answer"]:
         return Draft(prompt, _domain(row, "math"), {"answer": row.text("answer").strip()})
     payload: dict[str, Any]

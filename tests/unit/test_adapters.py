@@ -123,6 +123,35 @@ def test_entries_of_a_real_reasoning_gym_data_set(tmp_path: Path) -> None:
         assert wrong.correct is False
 
 
+GYM = "def get_score_answer_fn(name): return lambda answer, entry: float(eval(answer) == entry['answer'])\n"
+
+
+def test_an_answer_that_is_evaluated_reaches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reasoning_gym.py").write_text(GYM)
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = {"question": "q", "answer": 4, "metadata": {"source_dataset": "sums"}}
+    mark = tmp_path / "mark"
+    attacks = (
+        f"__import__('os').system('touch {mark}')",
+        f"open('{mark}', 'w')",
+        f"__import__('os').open('{mark}', 65)",
+        f"__import__('subprocess').run(['touch', '{mark}'])",
+        "__import__('socket').create_connection(('127.0.0.1', 9))",
+        "__import__('os').fork()",
+        "__import__('ctypes').CDLL(None)",
+    )
+    right, *verdicts, late = grade(ReasoningGym(), "2 + 2", *attacks, "5", entry=entry)
+    assert right.correct and late.correct is False
+    for attack, verdict in zip(attacks, verdicts, strict=True):
+        assert (verdict.outcome, verdict.reward) == (Outcome.TAMPERED, -1.0), attack
+    assert not mark.exists()
+    arithmetic = {**entry, "metadata": {"source_dataset": "countdown"}}
+    told, fair = grade(
+        ReasoningGym(), "__import__('sys')._getframe(1).f_locals['entry']['answer']", "2+2", entry=arithmetic
+    )
+    assert (told.reward, fair.reward) == (-1.0, 1.0)
+
+
 def test_answers_between_tags() -> None:
     entry = {"question": "q", "answer": "1", "metadata": {"source_dataset": "chain_sum"}}
     for reply in ("<answer>1", "<answer>1</answer><answer>2</answer>", "<answer>1</answer></answer>"):
