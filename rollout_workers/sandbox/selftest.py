@@ -87,7 +87,7 @@ async def fork_bomb(sandboxes: Sandboxes) -> str:
         result = await bomb
         _must(result.timed_out or result.exit_code != 0, "the bomb ended as if nothing had been refused")
         forks = f"import os\nfor n in range(99): os.fork() or __import__('time').sleep({_MARK + 0.1})"
-        refused = await _python(box, forks, timeout=2)
+        refused = await _python(box, forks, timeout=30)  # it ends by itself, on a busy machine later
         _must(b"BlockingIOError" in refused.stderr, f"99 processes were let start, {limit} allowed")
         _gone(_MARK + 0.1)
         _must(await _alive(box), "the sandbox did not answer afterwards")
