@@ -1,7 +1,7 @@
 # Every target makes .venv ready first, from a complete, hashed lock; that takes minutes once, then no time.
 .DEFAULT_GOAL := help
-# A file's tests stay on one worker, and the files in their order: the long ones come first.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+# A file's tests stay on one worker, and the files in their order: the long ones come first. Many wait more than they work.
+PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 .PHONY: help setup demo demo-controls study-lag test test-fast check doctor lock clean
 
 help: ## say what there is

@@ -40,7 +40,7 @@ from verifiers.sandbox import SandboxError, SandboxSpec, SandboxUnavailable
 BASE_IMAGE: Final = "cwm-rl-base:local"
 INSTALL: Final = "install and start a container engine (Debian, Ubuntu: apt-get install docker.io)"
 CALL_SECONDS: Final = 30
-END_SECONDS: Final = 3
+END_SECONDS: Final = 10
 REMOVALS: Final = 3
 OWN_PROCESSES: Final = 16
 """The agent, nurses, and children of the agent that move files; commands have their own limit beside it."""

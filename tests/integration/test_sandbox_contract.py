@@ -40,15 +40,18 @@ def _others() -> None:
     OTHERS.update(set(psutil.Process().children(recursive=True)) - set(template()))
 
 
+BACKENDS = [
+    pytest.param("bubblewrap", marks=pytest.mark.required),
+    pytest.param("docker", marks=[pytest.mark.slow, pytest.mark.required]),
+    pytest.param("gvisor", marks=[pytest.mark.slow, pytest.mark.required]),
+    pytest.param("plain", marks=[pytest.mark.slow, pytest.mark.required]),
+]
+
+
 @pytest_asyncio.fixture(
     scope="module",
     loop_scope="module",
-    params=[
-        pytest.param("bubblewrap", marks=pytest.mark.required),
-        pytest.param("docker", marks=[pytest.mark.slow, pytest.mark.required]),
-        pytest.param("gvisor", marks=[pytest.mark.slow, pytest.mark.required]),
-        pytest.param("plain", marks=[pytest.mark.slow, pytest.mark.required]),
-    ],
+    params=BACKENDS,
 )
 async def sandboxes(request: pytest.FixtureRequest) -> AsyncIterator[Sandboxes]:
     plain = request.param == "plain"
@@ -352,9 +355,9 @@ async def test_a_command_that_has_to_wait_has_the_time_for_it(
         assert (quick.stdout, (await slow).stdout) == (b"quick\n", b"slow\n")
 
 
+# gVisor's tmpfs counts no files.
+@pytest.mark.parametrize("sandboxes", [one for one in BACKENDS if one.values != ("gvisor",)], indirect=True)
 async def test_a_disk_has_no_more_files_than_it_has_room_for(sandboxes: Sandboxes) -> None:
-    if isinstance(sandboxes, docker.Docker) and sandboxes.runtime == docker.GVISOR:
-        pytest.skip("gVisor's tmpfs counts no files")
     async with sandboxes.open(SandboxSpec(disk_bytes=4 << 20)) as box:
         result = await box.exec("i=0; while true > /work/$i; do i=$((i+1)); done; echo $i", timeout=60)
     assert not result.timed_out and 100 < int(result.stdout) <= 1024
@@ -366,9 +369,9 @@ async def test_files_of_many_directories_are_put_in_place(sandboxes: Sandboxes) 
         assert await box.read("a/b/c/299/f.py") == b"x"
 
 
+# Of a container the engine tells how it ended, once.
+@pytest.mark.parametrize("sandboxes", BACKENDS[:1], indirect=True)
 async def test_memory_that_ran_out_before_is_no_excuse_for_a_later_end(sandboxes: Sandboxes) -> None:
-    if isinstance(sandboxes, docker.Docker):
-        pytest.skip("the engine's word on a container's end is one for all its life")
     async with sandboxes.open(SandboxSpec(memory_bytes=64 << 20)) as box:
         one = "python3 -c 'x = bytes(range(256)) * (40 << 12); import time; time.sleep(2)'"
         hungry = await box.exec(" & ".join([one] * 4) + "; wait", timeout=30)
