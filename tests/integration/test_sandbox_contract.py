@@ -363,6 +363,8 @@ async def test_a_disk_has_no_more_files_than_it_has_room_for(sandboxes: Sandboxe
     assert not result.timed_out and 100 < int(result.stdout) <= 1024
 
 
+# Without an agent each file takes a process of its own.
+@pytest.mark.parametrize("sandboxes", BACKENDS[:3], indirect=True)
 async def test_files_of_many_directories_are_put_in_place(sandboxes: Sandboxes) -> None:
     files = {f"a/b/c/{number}/f.py": b"x" for number in range(300)}
     async with sandboxes.open(SandboxSpec(files=files)) as box:
