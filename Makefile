@@ -23,7 +23,7 @@ test: setup ## the whole test suite
 	@.venv/bin/pytest $(PARALLEL)
 
 test-fast: setup ## those of a minute: of single parts, without Ray, vLLM and container engines
-	@.venv/bin/pytest $(PARALLEL) -m 'not slow' tests/unit
+	@.venv/bin/pytest -n 2 --dist loadfile -m 'not slow' tests/unit
 
 check: setup ## lint, formatting and types
 	@.venv/bin/ruff check

@@ -384,6 +384,7 @@ def test_a_generator_whose_verifier_is_none(
     assert "data.generated, trace: no verifier is called 'trase': did you mean 'trace'?" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -163,6 +163,7 @@ async def test_expected_values_are_not_where_the_candidate_runs(argument: int, r
     assert (await grade(LOOK, {"check": check, "entry_point": "add"})).correct
 
 
+@pytest.mark.slow
 @both_forms
 async def test_an_endless_answer_fails_in_its_time(payload: dict[str, Any]) -> None:
     begun = time.monotonic()
@@ -214,6 +215,7 @@ async def test_an_answer_that_uses_all_its_time_up_is_wrong_and_no_fault_of_ours
     assert (verdict.outcome, verdict.correct) == (Outcome.SCORED, False), verdict.detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("expected", "value", "passes"),
     [
@@ -401,6 +403,7 @@ def test_a_fence_may_have_blanks_behind_it() -> None:
         extract_code(f"</think>\n```a{' ' * 200_000}b\nx\n```\n")
 
 
+@pytest.mark.slow
 async def test_large_results_of_several_tests_have_room_one_by_one() -> None:
     tests = [{"call": "f", "args": [list(range(60_000))], "expected": list(range(60_000))}] * 4
     assert (await grade("def f(a):\n    return list(a)", {"tests": tests})).correct

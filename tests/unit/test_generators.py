@@ -37,6 +37,7 @@ def content(task: Task) -> str:
     return str(files[task.payload["module"]] if files else task.messages[-1].content)
 
 
+@pytest.mark.slow
 @every_level
 def test_the_same_index_gives_the_same_task_at_any_time(name: str, difficulty: int) -> None:
     one, other = source(name, difficulty), source(name, difficulty)
@@ -60,6 +61,7 @@ def test_another_index_seed_or_level_gives_another_task(name: str, difficulty: i
         assert [other.task(index).payload for index in range(5)] != [task.payload for task in tasks[:5]]
 
 
+@pytest.mark.slow
 @every_name
 def test_no_content_stands_on_both_sides_whatever_the_seed_and_the_level(name: str) -> None:
     sides: dict[Split, set[str]] = {"train": set(), "held_out": set()}
@@ -201,6 +203,7 @@ def test_reasoning_is_demonstrated_with_and_without_and_as_the_system_message_sa
         assert ("</think>" in replies(messages)[0]) is asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("difficulty", [1, 2, 3])
 async def test_an_open_choice_is_taken_the_other_way_after_it_failed(difficulty: int) -> None:
     one = source("code", difficulty)

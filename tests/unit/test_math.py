@@ -193,6 +193,7 @@ async def test_a_missing_gold_is_an_invalid_task_not_a_reward(verifier: MathVeri
     assert (verdict.outcome, verdict.reward) == (Outcome.INVALID_TASK, None)
 
 
+@pytest.mark.slow
 @pytest.mark.required
 async def test_agrees_with_labelled_gsm8k_solutions(verifier: MathVerifier) -> None:
     file = DATA / "gsm8k_labelled_solutions.jsonl"

@@ -74,6 +74,7 @@ def test_the_list_of_operations_is_whole(document: Any) -> None:
     assert found == {*OPERATIONS, ENDLESS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
 @given(data=st.data())

@@ -146,6 +146,7 @@ def test_a_lock_has_everything_that_was_asked_for(name: str) -> None:
     assert not missing, "run `make lock`"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ci", "closing"), [("true", "1 skipped, 1 error"), ("", "2 skipped")])
 def test_in_ci_a_required_part_may_not_be_left_out(tmp_path: Path, ci: str, closing: str) -> None:
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
