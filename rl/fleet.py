@@ -121,11 +121,8 @@ class Fleet:
         One that is lost meanwhile is started anew. Raises FleetError.
         """
         for worker in self.workers:
-            there = False
-            while not there:
-                with suppress(WorkerLost):
-                    there = await self._call(worker, "has", version)
-                await asyncio.sleep(0 if there else _LOOK_AGAIN)
+            while not await self._has(worker, version):  # noqa: ASYNC110 (another process)
+                await asyncio.sleep(_LOOK_AGAIN)
 
     def least_loaded(self) -> Worker:
         """Where the next group goes."""
@@ -182,6 +179,12 @@ class Fleet:
         for fault in status.faults:
             self._faults.fault(worker.name, "WeightsError", fault)
         return status
+
+    async def _has(self, worker: Worker, version: int) -> bool:
+        try:
+            return bool(await self._call(worker, "has", version))
+        except WorkerLost:  # another one is up by now, and has yet to take them
+            return False
 
     async def _call(self, worker: Worker, method: str, *arguments: Any) -> Any:
         actor = await worker.ready()

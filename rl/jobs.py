@@ -36,8 +36,8 @@ def job_for(config: Config, file: Path, overrides: Sequence[str]) -> Job:
     name = config.run.id or time.strftime("%Y%m%d-%H%M%S")
     runs = config.run.directory.resolve()
     settings = [*overrides, f"run.id={json.dumps(name)}", f"run.directory={runs}"]
-    if config.warm_start is not None:
-        settings.append(f"warm_start.directory={config.warm_start.directory.resolve()}")
+    if config.warm_start is not None:  # beside the runs, for the next job
+        settings.append(f"warm_start.directory={runs / config.warm_start.directory}")
     command = ["python", "-m", "rl.cli", "train", str(relative)]
     for setting in settings:
         command += ["--set", setting]

@@ -85,9 +85,10 @@ def run_study(
         settings = changed(config, kind.settings(seed))
         name = str(settings.run.id)
         if name not in courses:
-            _clear(folder / name)
-            if execute(settings) is None:
-                return None
+            if not (folder / name / "report.json").exists():  # else it ended, and we before we wrote it down
+                _clear(folder / name)
+                if execute(settings) is None:
+                    return None
             courses[name] = asdict(course(folder / name))
             with replacing(known) as whole:
                 whole.write_text(json.dumps(courses))

@@ -72,6 +72,7 @@ def confine() -> None:
             refused.append(event)
             raise PermissionError(f"{event} has no part in scoring an answer")
 
+    sys.dont_write_bytecode = True  # what is imported late would otherwise write files
     sys.addaudithook(refuse)
 
 

@@ -1,5 +1,6 @@
 """A repository as a task has it, laid out in a sandbox's working directory with one commit and no history."""
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -66,9 +67,7 @@ async def apply(sandbox: Sandbox, patch: bytes) -> str:
 
 def paths_of(patch: str) -> set[str]:
     """Files that a diff of git's changes or makes."""
-    return {name for line in patch.splitlines() if (name := line.removeprefix("+++ b/").split("\t")[0]) != line} | {
-        name for line in patch.splitlines() if (name := line.removeprefix("--- a/").split("\t")[0]) != line
-    }
+    return set(re.findall(r"^(?:\+\+\+ b|--- a)/([^\t\n]+)", patch, re.MULTILINE))
 
 
 async def restore(sandbox: Sandbox, tests: set[str]) -> list[str]:

@@ -156,11 +156,9 @@ class Reader:
 
         In the run's directory as it lies now, which may have been moved or copied since.
         """
-        here = self.path.parent
-        found = (
-            (step, here / path.parent.name / path.name, path) for step, path in queries.checkpoints(self._connection)
-        )
-        return [(step, near if near.exists() else path) for step, near, path in found]
+        found = queries.checkpoints(self._connection)
+        near = {path: self.path.parent / path.parent.name / path.name for _, path in found}
+        return [(step, near[path] if near[path].exists() else path) for step, path in found]
 
     def trend(self, points: int) -> list[dict[str, object]]:
         """The reward by domain of the first step, of the last one, and of some between."""

@@ -45,13 +45,13 @@ class Buckets:
         self._rate, self._burst = rate, burst
         self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, client: str, count: float = 1.0) -> bool:
-        """Whether there was enough left; with a `count` of zero only asks whether there is any."""
+    def take(self, client: str) -> bool:
+        """Whether there was one left."""
         now = time.monotonic()
         left, at = self._held.pop(client, (self._burst, now))
         left = min(self._burst, left + (now - at) * self._rate)
-        enough = left >= max(count, 1.0)
-        self._held[client] = (left - count if enough else left), now
+        enough = left >= 1
+        self._held[client] = left - enough, now
         if len(self._held) > _CLIENTS:
             self._held.popitem(last=False)
         return enough

@@ -108,10 +108,6 @@ class Asked(Protocol):
         ...
 
 
-_THEIRS = ("SurvivorsError", "BlockingIOError")
-"""What an agent says when commands are in its way: they outlive SIGKILL, or are as many as there may be processes."""
-
-
 class Box:
     """A sandbox behind an agent. Implements `verifiers.sandbox.Sandbox`; commands run side by side, a shell's in turn.
 
@@ -298,7 +294,8 @@ class Box:
             self._owed -= timeout
         if reply.failed:
             why = reply.body.decode(errors="replace")
-            await self._die(why, tampered=why.startswith(_THEIRS[: 2 if self._ran else 1]))
+            full = self._ran and why.startswith("BlockingIOError")  # as many processes as there may be
+            await self._die(why, tampered=full or why.startswith("SurvivorsError"))
         self._walls.survived()
         return reply
 

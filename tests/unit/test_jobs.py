@@ -22,3 +22,18 @@ def test_the_job_is_the_run_of_that_name(name: str, tmp_path: Path, monkeypatch:
     found = load(file, [value for flag, value in pairwise(words) if flag == "--set"])
     assert (found.run.id, found.run.steps, found.run.directory) == (name, 7, tmp_path / "runs")
     assert (job.name, job.directory) == (name, tmp_path / "runs" / name)
+
+
+@pytest.mark.parametrize(("given", "found"), [("models", "runs/models"), ("/elsewhere", "/elsewhere")])
+def test_its_warm_start_lies_beside_its_runs(
+    given: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job's own directory goes with the job."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "c.toml"
+    file.write_text(
+        f'[model.init]\nhidden_size = 32\n[[data.generated]]\ngenerator = "math"\n[warm_start]\ndirectory = "{given}"\n'
+    )
+    words = shlex.split(job_for(load(file), file, []).entrypoint)
+    warm_start = load(file, [value for flag, value in pairwise(words) if flag == "--set"]).warm_start
+    assert warm_start is not None and warm_start.directory == tmp_path / found
