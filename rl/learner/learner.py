@@ -184,9 +184,8 @@ class Learner:
                 with torch.no_grad():
                     out = model.forward(self._model, pack([one], 1)[0], self._setup.temperature)
                 chosen = one.versions == version
-                worst = max(
-                    worst, float(np.abs(out.logp.cpu().numpy()[chosen] - one.logprobs[chosen]).max(initial=0.0))
-                )
+                apart = np.abs(out.logp.cpu().numpy()[chosen] - one.logprobs[chosen])
+                worst = float(np.maximum(worst, apart.max(initial=0.0)))  # which keeps a NaN, as Python's max does not
                 count += int(chosen.sum())
             found[version] = (worst, count)
         return found

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -383,3 +384,5 @@ def test_gaps_are_of_the_tokens_of_a_version(path: Path, learner: Any, tmp_path:
     assert found[0][1] == 12
     assert found[0][0] < 1e-5
     assert found[1] == (0.0, 0)  # none of its tokens is of version 1
+    unknown = replace(row_of_0, logprobs=np.full_like(row_of_0.logprobs, np.nan))
+    assert math.isnan(one.gaps({0: [unknown, row_of_0]}, files[0])[0][0]), "no comparison is no agreement"
