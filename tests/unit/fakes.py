@@ -113,6 +113,8 @@ class FakeFleet:
         self.graded: list[EpisodeKey] = []
         self.greedy: set[bool] = set()
         """How it was asked to sample."""
+        self.versions: list[int] = []
+        """The oldest weights that each call would take."""
 
     def least_loaded(self) -> Worker:
         """As the real one."""
@@ -124,6 +126,7 @@ class FakeFleet:
         """Whatever `act` does."""
         self.tried.append(key)
         self.greedy.add(greedy)
+        self.versions.append(version)
         self.now[worker.name] += 1
         self.most[worker.name] = max(self.most[worker.name], self.now[worker.name])
         try:
@@ -137,20 +140,21 @@ class FakeFleet:
         return self._judge(episode)
 
 
-def episode_of(key: EpisodeKey, *, length: int = 3, version: int = 0, token: int = 7) -> Episode:
+def episode_of(key: EpisodeKey, *, length: int = 3, version: int = 0, token: int = 7, logprob: float = -0.5) -> Episode:
     """One turn of `length` sampled tokens."""
-    completion = Completion((token,) * length, (-0.5,) * length, version)
+    completion = Completion((token,) * length, (logprob,) * length, version)
     return Episode(
         key, "t", "math", (Trajectory((Context((1, 2)), completion)),), StopReason.DONE, Submission("x"), {"tool": 0.5}
     )
 
 
-def closed_group(ledger: Ledger, *rewards: float, length: int = 3) -> Group:
-    """A group that went its whole way through the ledger, a member for every reward."""
+def closed_group(ledger: Ledger, *rewards: float, length: int = 3, improbable: int | None = None) -> Group:
+    """A group that went its whole way through the ledger, a member for every reward; one may be of rare tokens."""
     number = ledger.dispatch("t", "math", len(rewards), 4e9)
     for index, reward in enumerate(rewards):
         key = EpisodeKey(number, index, 0)
-        ledger.sampled(episode_of(key, length=length, version=ledger.version))
+        logprob = -50.0 if index == improbable else -0.5
+        ledger.sampled(episode_of(key, length=length, version=ledger.version, logprob=logprob))
         ledger.scored(key, Verdict.scored(reward, correct=reward > 0, parts={"math": reward}))
     return ledger.close(number)
 

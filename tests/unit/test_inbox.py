@@ -144,10 +144,12 @@ async def test_at_the_largest_lag_it_is_still_trained(ledger: Ledger) -> None:
 
 
 async def test_gibberish_leaves_its_group(ledger: Ledger) -> None:
-    inbox = inbox_of(ledger, rare_token_from=7)  # every token of these episodes is 7, none of them improbable
-    group = closed_group(ledger, *MIXED)
+    inbox = inbox_of(ledger, rare_token_from=7)  # every token of these episodes is 7
+    group = closed_group(ledger, *MIXED, 0.5, improbable=1)
     await put(inbox, group)
-    assert (await inbox.take()).groups == (group,)
+    (taken,) = (await inbox.take()).groups
+    assert taken.members == (group.members[0], group.members[2])
+    assert dropped(ledger) == {DropReason.GIBBERISH: 1}
 
 
 @pytest.mark.parametrize("rewards", [EQUAL, ()], ids=["equal", "empty"])

@@ -323,13 +323,15 @@ async def test_a_group_that_waits_for_a_straggler_counts_whole(ledger: Ledger) -
         return episode_of(key)
 
     settings = config("algorithm.max_lag=1", size=4)  # room for two groups
-    rollouts = Rollouts(settings, endless(), FakeFleet(act, 4), ledger, Kept(settings, ledger))  # type: ignore[arg-type]
+    fleet = FakeFleet(act, 4)
+    rollouts = Rollouts(settings, endless(), fleet, ledger, Kept(settings, ledger))  # type: ignore[arg-type]
     rolling = asyncio.create_task(rollouts.run())
     await asyncio.sleep(0.3)
     with Reader(ledger.path) as reader:
         started = reader.groups
     await stopped(rolling)
     assert started == 2
+    assert set(fleet.versions) == {-1}, "whatever weights there are"
 
 
 async def test_without_lag_a_wave_ends_before_the_next_begins(ledger: Ledger) -> None:
@@ -341,8 +343,8 @@ async def test_without_lag_a_wave_ends_before_the_next_begins(ledger: Ledger) ->
         return episode_of(key)
 
     settings = config("algorithm.max_lag=0")  # two groups fill the slots
-    inbox = Kept(settings, ledger)
-    rolling = asyncio.create_task(Rollouts(settings, endless(), FakeFleet(act, 4), ledger, inbox).run())  # type: ignore[arg-type]
+    inbox, fleet = Kept(settings, ledger), FakeFleet(act, 4)
+    rolling = asyncio.create_task(Rollouts(settings, endless(), fleet, ledger, inbox).run())  # type: ignore[arg-type]
     with Reader(ledger.path) as reader:
         await asyncio.sleep(0.2)
         assert reader.groups == 0  # no learner waits
@@ -350,9 +352,11 @@ async def test_without_lag_a_wave_ends_before_the_next_begins(ledger: Ledger) ->
         await until(lambda: len(inbox.groups) == 1)
         await asyncio.sleep(0.2)
         assert reader.groups == 2
+        assert ledger.publish(0) == 1
         held.set()
         await until(lambda: reader.groups >= 4)
     await stopped(learner, rolling)
+    assert fleet.versions[:4] == [0] * 4 and set(fleet.versions[4:]) == {1}, "not under weights older than the newest"
 
 
 async def test_a_fleet_that_gives_up_ends_the_run(ledger: Ledger) -> None:

@@ -6,11 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fakes import closed_group, config_of, new_ledger
+from fakes import closed_group, config_of, new_ledger, tiny_model
 
+from rl.config import AlgorithmConfig, LearnerConfig
 from rl.evaluation_plan import deadline
 from rl.inbox import Batch, Inbox
-from rl.ledger import Ledger
+from rl.learner.checkpoint import path_of
+from rl.learner.learner import Learner, LearnerSetup
+from rl.ledger import Ledger, Reader, State
 from rl.live import Live
 from rl.prepare import RunError
 from rl.run import Run, fall_back
@@ -77,6 +80,27 @@ def test_where_no_checkpoint_can_be_read_nothing_is_thrown_away(run: Run, ledger
     with pytest.raises(RunError, match="put its checkpoints back"):
         fall_back(ledger, "base", str)
     assert ledger.step == 1
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_what_was_trained_since_the_older_one_is_pending_again(
+    run: Run, ledger: Ledger
+) -> None:
+    base = tiny_model(run.directory / "base")
+    learner = Learner(LearnerSetup(str(base), False, "float32", 1.0, LearnerConfig(), AlgorithmConfig()))
+    paths = [path_of(run.directory / "checkpoints", step) for step in (1, 2)]
+    for step, path in enumerate(paths, 1):
+        ledger.commit(step, Batch((closed_group(ledger, 1.0, -1.0),), ()).keys, STATS)
+        learner.save(str(path), step)
+        ledger.checkpoint(step, path)
+    (paths[1] / "trainer/state.json").write_text("{")
+    said: list[str] = []
+    assert fall_back(ledger, str(base), said.append) == str(paths[0])
+    assert ledger.step == 1
+    assert said[1:] == ["fell back to step 1: 1 step(s) are taken again, and 2 episodes are pending again"]
+    with Reader(ledger.path) as reader:
+        assert reader.counts().pending[State.SCORED] == 2
+        (fault,) = reader.faults()
+        assert (fault.actor, fault.kind) == ("driver", "checkpoint") and str(paths[1]) in fault.detail
 
 
 def test_an_evaluation_has_time_for_all_its_rounds() -> None:

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -23,14 +25,20 @@ with watched(Path(sys.argv[1])):
 """
 
 
-def _driver(scratch: Path, how: str) -> tuple["subprocess.Popen[str]", int]:
+@contextmanager
+def _driver(scratch: Path, how: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """A driver, and the id of what it started; both are gone afterwards."""
     scratch.mkdir()
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(scratch), how], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
-    assert driver.stdout is not None
-    with driver.stdout:
-        return driver, int(driver.stdout.readline())
+    command = [sys.executable, "-c", DRIVER, str(scratch), how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        below = int(driver.stdout.readline())
+        try:
+            yield driver, below
+        finally:
+            driver.kill()
+            with suppress(ProcessLookupError):
+                os.kill(below, signal.SIGKILL)
 
 
 def _assert_gone(pid: int, scratch: Path) -> None:
@@ -41,13 +49,13 @@ def _assert_gone(pid: int, scratch: Path) -> None:
 
 
 def test_a_killed_driver_leaves_nothing(tmp_path: Path) -> None:
-    driver, below = _driver(tmp_path / "scratch", "killed")
-    driver.send_signal(signal.SIGKILL)
-    driver.wait(10)
-    _assert_gone(below, tmp_path / "scratch")
+    with _driver(tmp_path / "scratch", "killed") as (driver, below):
+        driver.send_signal(signal.SIGKILL)
+        driver.wait(10)
+        _assert_gone(below, tmp_path / "scratch")
 
 
 def test_neither_does_one_that_ends(tmp_path: Path) -> None:
-    driver, below = _driver(tmp_path / "scratch", "ends")
-    assert driver.wait(30) == 0
-    _assert_gone(below, tmp_path / "scratch")
+    with _driver(tmp_path / "scratch", "ends") as (driver, below):
+        assert driver.wait(30) == 0
+        _assert_gone(below, tmp_path / "scratch")
