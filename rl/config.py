@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rl.init_model import InitModel
-from rl.sft_config import SftConfig
+from rl.sft_config import Beta, SftConfig
 from rl.tasks.files import FileSource
 from rl.tasks.generated import GeneratedSource
 from rl.tasks.stream import MixtureStage, SoftTokens
@@ -149,7 +149,7 @@ class LearnerConfig(_Model):
     lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="Factor of the rates for weights whose names contain the key, the first one that does."
     )
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's.")
     eps: float = Field(1e-8, gt=0, description="AdamW's.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's and Muon's.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient is clipped to this norm; logged unclipped.")
@@ -333,6 +333,8 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     message = message[:1].lower() + message[1:]
     if not key:
         return message
+    if error["type"] == "string_type":
+        message += "; a text that looks like a number or a date is quoted twice, \"'42'\""
     return f"{key}: {message}" + ("" if error["type"] == "missing" else f", not {error['input']!r:.80}")
 
 
@@ -340,13 +342,14 @@ def _known(model: Any, path: Sequence[str]) -> list[str]:
     """Names of the keys below a path of keys and list indices."""
     for name in path:
         if not name.isdigit():
-            model = _inner(model.model_fields[name].annotation)
-    return list(model.model_fields)
+            field = getattr(model, "model_fields", {}).get(name)
+            model = model if field is None else _inner(field.annotation)  # else the key of a table of one's own
+    return list(getattr(model, "model_fields", ()))
 
 
 def _inner(annotation: Any) -> Any:
-    """The model inside `X | None` or `tuple[X, ...]`."""
+    """The model inside `X | None`, `tuple[X, ...]` or `dict[str, X]`, however deep."""
     for argument in getattr(annotation, "__args__", ()):
-        if isinstance(argument, type) and argument is not type(None):
-            return argument
+        if hasattr(found := _inner(argument), "model_fields"):
+            return found
     return annotation

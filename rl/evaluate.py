@@ -3,9 +3,11 @@
 import asyncio
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
@@ -56,14 +58,25 @@ def held_out(sources: Iterable[GeneratedSource], tasks: int) -> list[HeldOut]:
     by_domain: dict[str, list[GeneratedSource]] = {}
     for source in sources:
         by_domain.setdefault(source.domain, []).append(source)
-    drawn = [list(islice(_in_turn(same, -(-tasks // len(same))), tasks)) for same in by_domain.values()]
+    drawn = [_of_a_domain(tuple(same), tasks) for same in by_domain.values()]
     return [one for turn in zip_longest(*drawn) for one in turn if one is not None]
 
 
-def _in_turn(sources: Sequence[GeneratedSource], each: int) -> Iterator[HeldOut]:
-    """The held-out tasks of sources of one domain, one of each after the other."""
-    kinds = [[HeldOut(task, source.difficulty) for task in source.held_out(each)] for source in sources]
-    return (one for turn in zip_longest(*kinds) for one in turn if one is not None)
+@lru_cache(maxsize=16)  # drawing takes a second, and is asked for before and after a run
+def _of_a_domain(sources: tuple[GeneratedSource, ...], tasks: int) -> tuple[HeldOut, ...]:
+    """One of each source after the other; what two of them draw is taken once."""
+    found: list[HeldOut] = []
+    keys = set[tuple[str, str]]()
+    turns = deque((source, source.held_out()) for source in sources)
+    while turns and len(found) < tasks:
+        source, drawn = turns.popleft()
+        for key, task in drawn:
+            if (source.generator, key) not in keys:
+                keys.add((source.generator, key))
+                found.append(HeldOut(task, source.difficulty))
+                turns.append((source, drawn))
+                break
+    return tuple(found)
 
 
 async def evaluate(

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,12 +31,24 @@ def load_tasks(config: Config) -> list[Pool]:
     check_generated(config)
     pools: list[Pool] = []
     tasks = [task for source in config.data.sources for task in load(source, config.data.dir, check)]
+    if twice := [name for name, times in Counter(task.id for task in tasks).items() if times > 1]:
+        raise RunError(
+            f"{len(twice)} task id(s), the first '{twice[0]}', stand in more than one of data.sources: give their rows "
+            "ids of their own, or name one source less"
+        )
     if config.data.mixture:
         for domain in sorted({task.domain for task in tasks}):
             pools.append(FilePool(domain, [task for task in tasks if task.domain == domain], config.run.seed))
     elif tasks:
         pools.append(FilePool("", tasks, config.run.seed))
+    prefixes = set[str]()
     for source in config.data.generated:
+        if source.prefix in prefixes:
+            raise RunError(
+                f"data.generated has '{source.generator}' of difficulty {source.difficulty} twice with one seed, which "
+                "draws the same tasks twice: give one of them another seed"
+            )
+        prefixes.add(source.prefix)
         pools.append(GeneratedPool(source.seeded(config.run.seed)))
     known = sorted({pool.domain for pool in pools})
     for stage in config.data.mixture:

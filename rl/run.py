@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from rl.heart import Heart
 from rl.inbox import Batch, Inbox
 from rl.learner import checkpoint
 from rl.learner.learner import Learner, LearnerSetup
+from rl.learner.packing import Row
 from rl.ledger import Ledger, Reader
 from rl.live import Live
 from rl.prepare import RunError, base_model, recipe, store, warm_start_seconds
@@ -128,16 +129,21 @@ class Run:
     async def gap(self) -> exactness.Gap | None:
         """Compare engine and learner on what was trained. The learner is of no further use afterwards."""
         wanted, kept = self.config.guard.gap_versions, self.transport.versions()
-        if not wanted:
+        if not wanted or not kept:
             return None
-        with Reader(self.directory) as reader:
-            sampled = (record.episode for record in reader.episodes() if record.episode is not None)
-            rows = exactness.exact_rows(sampled, recompute=self.config.rollout.engine.kv == "recompute", of=kept.keys())
+        rows = await asyncio.to_thread(self._comparable, kept.keys())
         chosen = sorted(rows.keys() & kept.keys())[-wanted:]
         async with self.waits.named("the comparison of engine and learner", self.config.learner.step_seconds):
             return exactness.summarise(
                 await self.learner.call("gaps", {v: rows[v] for v in chosen}, *(kept[v] for v in chosen))
             )
+
+    def _comparable(self, kept: Set[int]) -> dict[int, list[Row]]:
+        """Of what was sampled under those versions; episodes that ended under older ones are not even read."""
+        with Reader(self.directory) as reader:
+            records = reader.episodes(since=min(kept))
+            sampled = (record.episode for record in records if record.episode is not None)
+            return exactness.exact_rows(sampled, recompute=self.config.rollout.engine.kv == "recompute", of=kept)
 
 
 async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def from_file(
     """The stage of any model on a file of conversations. Raises RendererError for the model, DataError for the file."""
     Renderer.load(name)  # complains of a missing or unfit model before the file is read
     conversations = list(read(data, columns))
-    content = hashlib.sha256(data.read_bytes()).hexdigest()
+    with data.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
     identity = {"base": fingerprint(name), "data": content, "columns": dict(columns or {})}
     return Stage(name, Shuffled(conversations, config.seed), identity, config, dtype)
 

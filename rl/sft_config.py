@@ -1,6 +1,10 @@
 """Configuration of the supervised stage, without a heavy import."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SftConfig(BaseModel):
@@ -19,7 +23,7 @@ class SftConfig(BaseModel):
     muon_lr: float | None = Field(
         0.02, ge=0, description="Muon's learning rate, for the hidden matrices; 0 or none leaves them to AdamW."
     )
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's.")
     weight_decay: float = Field(0.0, ge=0, description="Of both optimisers.")
     warmup: float = Field(0.02, ge=0, le=1, description="Share of the budget over which the rates rise.")
     decay: float = Field(0.7, ge=0, le=1, description="Share of the budget over which they fall to 0, at its end.")

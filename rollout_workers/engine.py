@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -56,6 +57,10 @@ class EngineError(UserError):
     """The engine died or does not answer. A failure of ours."""
 
     exit_code = 1
+
+
+class SampleError(Exception):
+    """A reply that is of no use, from an engine that lives. A failure of ours, of one episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +160,10 @@ class Engine:
         self._open.set()
 
     async def sample(self, prompt: Sequence[int], max_tokens: int, *, greedy: bool = False) -> Sampled:
-        """Sample one reply of at most `max_tokens` tokens to `prompt`, end token included. Raises EngineError.
+        """Sample one reply of at most `max_tokens` tokens to `prompt`, end token included.
 
-        `greedy` takes the likeliest token each time; its log-probabilities are those of that policy, all 0.
+        Raises EngineError, and SampleError for a log-probability that is not finite. `greedy` takes the likeliest token
+        each time; its log-probabilities are those of that policy, all 0.
         """
         await self._open.wait()
         self.check()
@@ -202,6 +208,8 @@ class Engine:
         if reply.logprobs.token_ids != list(reply.token_ids):
             raise EngineError("vLLM's log-probabilities are of other tokens than it sampled")
         logprobs = reply.logprobs.logprobs
+        if odd := [logprob for logprob in logprobs if not math.isfinite(logprob)]:
+            raise SampleError(f"vLLM gave {len(odd)} of {len(logprobs)} tokens a log-probability of {odd[0]}")
         completions = tuple(
             Completion(
                 tuple(reply.token_ids[span.start : span.end]), tuple(logprobs[span.start : span.end]), int(span.version)
@@ -346,4 +354,4 @@ def _bind(config: EngineConfig) -> None:
         os.environ |= {"OMP_NUM_THREADS": str(len(cpus)), "OMP_PLACES": places, "OMP_PROC_BIND": "true"}
 
 
-__all__ = ["Engine", "EngineConfig", "EngineError", "Greedy", "Sampled", "WeightsError"]
+__all__ = ["Engine", "EngineConfig", "EngineError", "Greedy", "SampleError", "Sampled", "WeightsError"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rollout_workers.clock import Clock
-from rollout_workers.engine import EngineError, Sampled
+from rollout_workers.engine import EngineError, Sampled, SampleError
 from rollout_workers.environments import Environment, Left, find
 from rollout_workers.renderer import Renderer
 from rollout_workers.trajectory import (
@@ -26,7 +26,7 @@ class Sampler(Protocol):
     """What an episode needs of an engine."""
 
     async def sample(self, prompt: Sequence[int], max_tokens: int) -> Sampled:
-        """One reply of at most `max_tokens` tokens. Raises EngineError."""
+        """One reply of at most `max_tokens` tokens. Raises EngineError, SampleError."""
         ...
 
 
@@ -48,7 +48,7 @@ async def run_episode(
             files = dict(environment.files)
     except TimeoutError:
         return Failed(key, FailureReason.DEADLINE, f"acting took more than {task.limits.seconds:g} s")
-    except SandboxUnavailable as error:
+    except (SandboxUnavailable, SampleError) as error:
         return Failed(key, FailureReason.INFRA_ERROR, str(error))
     except EngineError:
         raise

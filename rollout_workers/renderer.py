@@ -18,6 +18,8 @@ from verifiers.reply import THINK_END, asks_to_reason
 from verifiers.task import Message
 
 THINK = "<think>"
+_FRAMES = 1024
+"""Templates rendered for a sequence of roles that are remembered: some MB with many turns."""
 
 # Private-use characters: no template of anybody's writes or strips them.
 _SLOT = "\ue000{}\ue001"
@@ -168,6 +170,8 @@ class Renderer:
         """The template's own text before, between and after the contents of n messages: n + 1 strings."""
         roles = tuple(self._tool_role or m.role if m.role.startswith("tool: ") else m.role for m in messages)
         if roles not in self._frames:
+            if len(self._frames) >= _FRAMES:
+                self._frames.clear()  # an episode of many turns has a frame for every one of them
             self._frames[roles] = self._rendered(roles)
         *texts, last = self._frames[roles]
         return [*texts, f"{last}{THINK}\n" if self._opens(messages) else last]

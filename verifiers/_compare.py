@@ -33,7 +33,7 @@ def same(data: Any, want: Any) -> bool:
         if isinstance(want, dict):
             return bool(tag == "d") and _same_items(content, want)
         return tag in ("s", "z") and {decode(part) for part in content} == want
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, RecursionError):
         return False
 
 
@@ -50,7 +50,7 @@ def _same_number(data: Any, want: complex) -> bool:
         if isinstance(want, float) and isinstance(got, (int, float)):
             return math.isclose(got, want, rel_tol=1e-6, abs_tol=1e-6) or (math.isnan(got) and math.isnan(want))
         return got == want
-    except (TypeError, ValueError, KeyError, OverflowError):
+    except (TypeError, ValueError, KeyError, OverflowError, RecursionError):
         return False
 
 

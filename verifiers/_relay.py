@@ -162,7 +162,11 @@ async def check_round(sandbox: Sandbox, request: Mapping[str, Any], budget: Budg
     nonce = secrets.token_hex(16)
     # Strings hash alike in every round, or a check that walks over a set would ask in another order each time.
     argv = ["env", "PYTHONHASHSEED=0", "python3", "-c", program("_checker")]
-    result = await budget.run(sandbox, argv, json.dumps({**request, "nonce": nonce}).encode())
+    try:
+        told = json.dumps({**request, "nonce": nonce}).encode()
+    except RecursionError:
+        return {"status": "failed", "detail": "what the answer returns is nested too deep"}
+    result = await budget.run(sandbox, argv, told)
     lines = lines_of(result, nonce)
     if not lines and budget.left > 0:
         raise SandboxUnavailable(f"Python did not start in the sandbox: {result.stderr[-200:]!r}")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,13 +17,14 @@ _START_SECONDS = 120.0
 class WorkerProcess:
     """JSON lines in and out; the first to come out is {"ready": true}. Blocking; one thread at a time.
 
-    `script` stands beside this file. It dies with us (see `_math_worker.die_with_parent`).
+    `script` stands beside this file. It dies with us (see `_math_worker.die_with_parent`). `walls` is a command that it
+    runs behind, without our environment.
     """
 
-    def __init__(self, script: str, *arguments: str) -> None:
-        self._name = script
+    def __init__(self, script: str, *arguments: str, walls: Sequence[str] = ()) -> None:
+        self._name, self._has_walls = script, bool(walls)
         # -I: neither this folder (whose math.py would hide the standard library's) nor the environment is on its path.
-        self._command = [sys.executable, "-I", str(Path(__file__).with_name(script)), *arguments]
+        self._command = [*walls, sys.executable, "-I", str(Path(__file__).with_name(script)), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer, self._coming = b"", False
         self._end: weakref.finalize[..., Any] | None = None
@@ -44,7 +45,7 @@ class WorkerProcess:
         if self._process is not None and self._process.poll() is None:
             return self._coming
         self.close()
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = ({} if self._has_walls else dict(os.environ)) | {"OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self._end = weakref.finalize(self, _stop, self._process)
         self._coming = True

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import LifoQueue
 from typing import Any
@@ -16,14 +16,14 @@ Answer = dict[str, Any] | None
 class Workers:
     """`count` of them, which start with `start`, or on first need, and end with `aclose` or with us."""
 
-    def __init__(self, count: int, seconds: float, script: str, *arguments: str) -> None:
+    def __init__(self, count: int, seconds: float, script: str, *arguments: str, walls: Sequence[str] = ()) -> None:
         if count < 1:
             raise ValueError(f"there must be at least one process, not {count}")
         self._count, self._seconds = count, seconds
         self._idle: LifoQueue[WorkerProcess] = LifoQueue()
         """The one used last comes first: few requests start few processes."""
         for _ in range(count):
-            self._idle.put(WorkerProcess(script, *arguments))
+            self._idle.put(WorkerProcess(script, *arguments, walls=walls))
         # A thread a process: a request that nobody waits for any more is seen to its end.
         self._threads = ThreadPoolExecutor(count, thread_name_prefix=script)
         self._turns = asyncio.Semaphore(count)

@@ -7,6 +7,7 @@ call in `_foreign_worker`, and here a class that says what the call needs of a t
 import json
 import math
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,28 +19,42 @@ from verifiers.sandbox import Sandboxes
 from verifiers.task import Submission, Task
 from verifiers.verdict import Outcome, Verdict
 
-_EVALUATING = frozenset({"countdown", "puzzle24"})
-"""Data sets whose scoring evaluates the answer as Python, beside what it should be."""
 _ARITHMETIC = re.compile(r"[\d\s()+*/.,=^-]*")
+_NAMES = "a?(?:sin|cos|tan|cot|sec|csc)h?|exp|log|ln|sqrt|abs|Abs|sign|pi|oo|[A-Za-z]"
+_FORMULA = re.compile(rf"(?:[\d\s()+*/,=^-]|(?<=\d)\.|\.(?=\d)|(?<![A-Za-z])(?:{_NAMES})(?![A-Za-z]))*")
+_LITERAL = re.compile(r"[^(_]*")
+_EVALUATING = {
+    **dict.fromkeys(("countdown", "puzzle24"), _ARITHMETIC),
+    **dict.fromkeys(("simple_integration", "intermediate_integration", "polynomial_multiplication"), _FORMULA),
+    **dict.fromkeys(("binary_matrix", "spiral_matrix", "string_insertion", "n_queens"), _LITERAL),
+}
+"""Data sets whose scoring evaluates the answer as Python, beside what it should be, and what an answer to them may be:
+no call, and nothing that builds one. What others may evaluate meets the walls below and refusals in their process."""
+_WALLS = ("--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--dev", "/dev")
 
 
 class ForeignError(RuntimeError):
     """Foreign code raised, hung or returned nonsense."""
 
 
+class ForeignHungError(ForeignError):
+    """It gave no score in its time."""
+
+
 class _Foreign:
     """What both have in common."""
 
-    def __init__(self, kind: str, target: str, seconds: float, processes: int) -> None:
+    def __init__(self, kind: str, target: str, seconds: float, processes: int, walls: Sequence[str] = ()) -> None:
         self._name, self._seconds = target or kind, seconds
-        self._workers = Workers(processes, seconds, "_foreign_worker.py", json.dumps(sys.path), kind, target)
+        arguments = ("_foreign_worker.py", json.dumps(sys.path), kind, target)
+        self._workers = Workers(processes, seconds, *arguments, walls=walls)
         self.start, self.aclose = self._workers.start, self._workers.aclose
 
     async def score(self, request: Mapping[str, Any]) -> float | None:
         """Raises TamperedError, ForeignError, and RuntimeError where its process does not start."""
         said = await self._workers.ask(request)
         if said is None:
-            raise ForeignError(f"{self._name} gave no score within {self._seconds:g} s")
+            raise ForeignHungError(f"{self._name} gave no score within {self._seconds:g} s")
         if "tampered" in said:
             raise TamperedError(said["tampered"])
         if "error" in said:
@@ -101,13 +116,16 @@ class RewardFunction(_Foreign):
 class ReasoningGym(_Foreign):
     """Payload: {"entry": one of a reasoning-gym data set}. Its score s from 0 to 1 is the reward 2 s - 1, right at 1.
 
-    What follows the thoughts is the answer; of a reply with `<answer>` in it, what stands in that, once.
+    What follows the thoughts is the answer; of a reply with `<answer>` in it, what stands in that, once. Some data sets
+    evaluate answers as Python: all are scored behind bubblewrap's walls. Raises ValueError where it is not installed.
     """
 
     lowest = -1.0
 
     def __init__(self, *, seconds: float = 10.0, processes: int = 1) -> None:
-        super().__init__("reasoning_gym", "", seconds, processes)
+        if (bubblewrap := shutil.which("bwrap")) is None:
+            raise ValueError("reasoning_gym may evaluate what the policy says, and does so in bubblewrap: install it")
+        super().__init__("reasoning_gym", "", seconds, processes, (bubblewrap, *_WALLS))
 
     def check_task(self, task: Task) -> None:
         """Raises ValueError."""
@@ -127,12 +145,15 @@ class ReasoningGym(_Foreign):
         except FormatError as error:
             return Verdict.scored(self.lowest, correct=False, detail=str(error))
         entry = task.payload["entry"]
-        if entry["metadata"]["source_dataset"] in _EVALUATING and not _ARITHMETIC.fullmatch(answer):
-            return Verdict.scored(self.lowest, correct=False, detail="the answer is more than arithmetic")
+        allowed = _EVALUATING.get(entry["metadata"]["source_dataset"])
+        if allowed is not None and not allowed.fullmatch(answer):
+            return Verdict.scored(self.lowest, correct=False, detail="the answer is more than what can be evaluated")
         try:
             score = await self.score({"answer": answer, "entry": entry})
         except TamperedError as error:
             return Verdict(Outcome.TAMPERED, self.lowest, False, str(error))
+        except ForeignHungError as error:  # 9**9**9**9, say, which is the answer's doing
+            return Verdict.scored(self.lowest, correct=False, detail=str(error))
         if score is None or not 0 <= score <= 1:
             raise ForeignError(f"{self._name} scored {score}, which is not from 0 to 1")
         return Verdict.scored(2 * score - 1, correct=score == 1)

@@ -26,8 +26,8 @@ _MOVE: Final = (
 # No identity, no hooks, no configuration of anybody's.
 _COMMIT: Final = f"git init -q --template= -b main . && git add -A && {_AS} commit -q --allow-empty -m base"
 CONFIGURATION: Final = {
-    *("conftest.py", "pytest.ini", ".pytest.ini", "pyproject.toml", "setup.cfg", "tox.ini"),
-    *("sitecustomize.py", "usercustomize.py"),
+    *("conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "pyproject.toml", "setup.cfg"),
+    *("tox.ini", "sitecustomize.py", "usercustomize.py", "entry_points.txt"),
 }
 _SHADOWS: Final = {*sys.stdlib_module_names, "pytest", "_pytest", "pluggy", "iniconfig", "packaging"}
 

@@ -141,9 +141,10 @@ class _Canary:
             if line.get("status") == "done":
                 done = line
             elif "id" in line:
-                if line["id"] in passed or not isinstance(line.get("passed"), bool):
+                name = line["id"]
+                if not isinstance(name, str) or name in passed or not isinstance(line.get("passed"), bool):
                     raise TamperedError("a test was reported twice, or by somebody else")
-                passed[line["id"]] = line["passed"]
+                passed[name] = line["passed"]
         if passed.get(self._wrong):
             raise TamperedError("a test that must fail was reported as passed")
         for name, said in passed.items():
@@ -152,8 +153,8 @@ class _Canary:
                 raise TamperedError(f"what {test} compares is equal to something else, too")
         if done is None:
             return f"the tests did not run to their end: {lines[-1]['ended']}"
-        if done.get("patched"):
-            raise TamperedError(f"the test framework was changed: {', '.join(map(str, done['patched']))}")
+        if (patched := done.get("patched")) != []:
+            raise TamperedError(f"the test framework was changed: {patched!s:.200}")
         if not passed.get(self._right) or self._wrong not in passed:
             return "the tests cannot be run as they are: one that must pass did not"
         missing = [name for name in expected if name not in passed]

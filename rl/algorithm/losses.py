@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 STATISTICS = ("tokens", "clip_fraction", "kl_k1", "kl_k3", "ratio_p01", "ratio_p50", "ratio_p99", "gap_max")
+MOST_QUANTILES = 1 << 24
+"""Values that torch takes quantiles of, at most."""
 
 
 def clipped_surrogate(
@@ -133,9 +135,10 @@ def statistics(
     """How far the learner is from the policy that sampled, over the masked tokens of (T,) tensors.
 
     tokens           how many those are
-    clip_fraction    share of them whose gradient the clipping removes
+    clip_fraction    share of them that are beyond the bounds on their advantage's side: those that CWM's clipping takes
+                     the gradient from, whatever the correction in use does
     kl_k1, kl_k3     estimates of KL(behaviour ‖ learner) in nats: mean of −log ρ, and of ρ − 1 − log ρ
-    ratio_p01 …      quantiles of ρ
+    ratio_p01 …      quantiles of ρ, of evenly spaced tokens where there are more than 2²⁴
     gap_max          largest |logp − logp_behaviour|
 
     All 0 where no token is masked in.
@@ -145,13 +148,14 @@ def statistics(
     if not len(log_ratio):
         return dict.fromkeys(STATISTICS, 0.0)
     ratio, sign = log_ratio.exp(), advantage[mask]
+    quantiles = ratio[:: -(-len(ratio) // MOST_QUANTILES)]
     clipped = ((sign > 0) & (ratio > 1 + high)) | ((sign < 0) & (ratio < 1 - low))
     values = (
         float(len(log_ratio)),
         clipped.float().mean().item(),
         -log_ratio.mean().item(),
         (ratio - 1 - log_ratio).mean().item(),
-        *torch.quantile(ratio, ratio.new_tensor([0.01, 0.5, 0.99])).tolist(),
+        *torch.quantile(quantiles, ratio.new_tensor([0.01, 0.5, 0.99])).tolist(),
         log_ratio.abs().max().item(),
     )
     return dict(zip(STATISTICS, values, strict=True))

@@ -69,7 +69,8 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((path / _STATE).read_text())
         step = state["step"]
-        json.loads((path / "config.json").read_text())
+        for file in {path / "config.json", path / "tokenizer_config.json", *path.glob("*.json")}:
+            json.loads(file.read_text("utf-8"))
         weights = list(path.glob("model*.safetensors"))
         for file in [*weights, path / _OPTIMISER]:
             load_file(file)

@@ -23,6 +23,7 @@ _SELECT = """
 _EPISODES = f"""{_SELECT}
     WHERE (group_id, idx, attempt) > (:group_id, :idx, :attempt) AND (:state IS NULL OR state = :state)
         AND group_id BETWEEN :first AND :last AND (:step IS NULL OR step = :step)
+        AND (:since IS NULL OR last_version >= :since)
     ORDER BY group_id, idx, attempt LIMIT 64
 """
 _NEWEST = f"""{_SELECT}
@@ -215,14 +216,29 @@ class Reader:
         return dict(rows.fetchall())
 
     def episodes(
-        self, *, state: State | None = None, step: int | None = None, group: int | None = None, payloads: bool = True
+        self,
+        *,
+        state: State | None = None,
+        step: int | None = None,
+        group: int | None = None,
+        since: int | None = None,
+        payloads: bool = True,
     ) -> Iterator[Record]:
-        """Episodes in order: those in `state`, of `step`, of `group`. Without `payloads` their `episode` is None.
+        """Episodes in order: those in `state`, of `step`, of `group`, whose last version is `since` or a newer one.
+
+        Without `payloads` their `episode` is None.
 
         It reads page by page and holds no transaction between them, so that a slow caller never makes the log grow.
         """
         first, final = (0, _END.group) if group is None else (group, group)
-        wanted = {"state": state, "step": step, "first": first, "last": final, "payloads": payloads}
+        wanted = {
+            "state": state,
+            "step": step,
+            "since": since,
+            "first": first,
+            "last": final,
+            "payloads": payloads,
+        }
         last = {"group_id": first - 1, "idx": -1, "attempt": -1}
         cursor = self._connection.cursor()
         cursor.row_factory = sqlite3.Row

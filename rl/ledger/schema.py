@@ -37,6 +37,7 @@ CREATE TABLE groups (
     closed_at REAL
 ) STRICT;
 CREATE INDEX open_groups ON groups (id) WHERE closed_at IS NULL;
+CREATE INDEX groups_by_task ON groups (task_id);
 
 CREATE TABLE lineages (
     id INTEGER PRIMARY KEY,

@@ -119,10 +119,10 @@ def load(source: FileSource, root: Path, check: Callable[[Task], None] | None = 
     tasks: list[Task] = []
     seen: dict[str, str] = {}
     for row in _rows(source, root):
-        task = _task(source, row, FORMS[source.form].read(row))
+        task = _task(source, root, row, FORMS[source.form].read(row))
         if task.id in seen:
             raise row.error(f"the id '{task.id}' is taken by {seen[task.id]}", "id")
-        seen[task.id] = f"{row.file.name}, line {row.line}"
+        seen[task.id] = f"{row.file}, line {row.line}"
         if check is not None:
             try:
                 check(task)
@@ -144,7 +144,7 @@ def _rows(source: FileSource, root: Path) -> Iterator[Row]:
         yield from read_rows(file, columns)
 
 
-def _task(source: FileSource, row: Row, draft: Draft) -> Task:
+def _task(source: FileSource, root: Path, row: Row, draft: Draft) -> Task:
     system = draft.system if source.system is None else source.system
     user = source.template.replace("{prompt}", draft.prompt)
     messages = [Message("system", system)] if system else []
@@ -155,7 +155,7 @@ def _task(source: FileSource, row: Row, draft: Draft) -> Task:
     if source.limits.turns is None:
         limits = replace(limits, turns=TURNS.get(environment, limits.turns))
     return Task(
-        id=row.text("id") if row.has("id") else f"{row.file.name.partition('.')[0]}/{row.line}",
+        id=row.text("id") if row.has("id") else f"{_stem(row.file, root)}/{row.line}",
         domain=source.domain or draft.domain,
         messages=(*messages, Message("user", user)),
         verifier=source.verifier or verifier,
@@ -165,3 +165,9 @@ def _task(source: FileSource, row: Row, draft: Draft) -> Task:
         limits=limits,
         image=row.text("image") if row.has("image") else draft.image,
     )
+
+
+def _stem(file: Path, root: Path) -> str:
+    """A file's path below `root`, or its name where it lies elsewhere, without what follows the name's first dot."""
+    below = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
+    return below.with_name(file.name.partition(".")[0]).as_posix()

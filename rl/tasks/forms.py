@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from textwrap import indent
 from typing import Any
 
 from rl.tasks import contests, repositories
@@ -71,7 +72,7 @@ def _as_check(row: Row, lines: list[str]) -> str:
         body = [node for line in lines for node in ast.parse(line.strip()).body]
     except (SyntaxError, ValueError, RecursionError) as error:
         raise row.error(f"is no Python: {error}", "tests") from error
-    return "def check(candidate):\n" + "\n".join(f"    {line}" for node in body for line in [ast.unparse(node)])
+    return "def check(candidate):\n" + "\n".join(indent(ast.unparse(node), "    ") for node in body)
 
 
 def _entry_point(row: Row, lines: list[str]) -> str:
@@ -97,6 +98,8 @@ def _native(row: Row) -> Draft:
     if kinds == ["answer"]:
         return Draft(prompt, _domain(row, "math"), {"answer": row.text("answer").strip()})
     payload: dict[str, Any]
+    if kinds != ["stdin_tests"] and (idle := [name for name in ("language", "compare", "checker") if row.has(name)]):
+        raise row.error(f"is for whole programs, with stdin_tests, and this row has {kinds[0]}", idle[0])
     if kinds == ["check"]:
         payload = {"check": row.text("check"), "entry_point": row.text("entry_point")}
     else:
@@ -120,7 +123,12 @@ def _check_visible(row: Row, visible: Mapping[str, Any]) -> None:
     """What the environment runs, no verifier looks at."""
     tests = visible["tests"]
     try:
-        (parse_stdin_tests if tests and "stdin" in tests[0] else parse_call_tests)(tests)
+        if tests and "stdin" in tests[0]:
+            parse_stdin_tests(tests)
+        else:
+            parse_call_tests(tests)
+            if "language" in visible and visible["language"] != "python":
+                raise ValueError(f"are calls of a function in Python, and the language is {visible['language']}")
         parse_language(visible, LANGUAGES)
     except ValueError as error:
         raise row.error(str(error), "visible_tests") from error

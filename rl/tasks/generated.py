@@ -1,7 +1,6 @@
 """Tasks from generators, as a configuration names them."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Literal
 
@@ -55,19 +54,16 @@ class GeneratedSource(BaseModel):
         """The task at `index` of a split."""
         return self._task(self._problem(index, split), f"{self._prefix(split)}{index}")
 
-    @lru_cache(maxsize=16)  # noqa: B019 - drawing takes a second, is asked for twice, and sources live as long as runs
-    def held_out(self, count: int) -> tuple[Task, ...]:
-        """The first `count` different held-out tasks; fewer where the generator hardly draws others any more."""
-        found: list[Task] = []
+    def held_out(self) -> Iterator[tuple[str, Task]]:
+        """Different held-out tasks, and by which key; it ends where the generator hardly draws others any more."""
         keys, index, last = set[str](), 0, 0
-        while len(found) < count and index - last < _PATIENCE:
+        while index - last < _PATIENCE:
             problem = self._problem(index, "held_out")
             if problem.key not in keys:
                 keys.add(problem.key)
-                found.append(self._task(problem, f"{self._prefix('held_out')}{index}"))
+                yield problem.key, self._task(problem, f"{self._prefix('held_out')}{index}")
                 last = index
             index += 1
-        return tuple(found)
 
     def demonstration(self, index: int, mistakes: float) -> Sequence[Message]:
         """A conversation about a training task, in which each decision goes wrong with probability `mistakes`."""

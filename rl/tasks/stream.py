@@ -23,8 +23,9 @@ class MixtureStage(BaseModel):
     weights: dict[str, float]
     """Domain -> weight; one that is not named is not drawn."""
     solve_rate: tuple[float, float] | None = None
-    """Tasks that this run has solved less or more often are left out; those it has not tried yet are not. CWM's later
-    stages keep 0.1 to 0.7."""
+    """Tasks that this run has solved less or more often are drawn a twentieth as often, so that it notices when that
+    has changed; of the others, harder ones up to twice as often as easier ones, and those it has not tried yet like the
+    hardest. CWM's later stages keep 0.1 to 0.7."""
 
     @field_validator("weights")
     @classmethod
@@ -65,8 +66,8 @@ def softened(tasks: Iterator[Task], schedule: SoftTokens | None, step: Callable[
     return (replace(task, limits=replace(task.limits, soft_tokens=schedule.at(step()))) for task in tasks)
 
 
-PATIENCE = 1000
-"""Draws in a row that may be left out; then one is taken as it is, or a run could stand still."""
+AGAIN = 0.05
+"""How often a task whose solve rate is out of range is taken when it is drawn: its rate is known only by trying it."""
 
 
 class Pool(Protocol):
@@ -148,24 +149,32 @@ def stream(
     """Tasks without end. A domain is drawn by its weight at `step()`, all alike without a mixture, then a pool of it.
 
     `counts`, id -> times drawn, is what a resumed run has drawn before, `solved` the share of a task's episodes that
-    solved it, None before the first. The same seed gives the same order, as long as nothing is left out by `solved`: a
-    resumed run then goes back by as many draws of the pool.
+    solved it, None before the first. What is left out by that has the next of its own pool in its place, so that the
+    mixture stays what it is. The same seed gives the same order, as long as nothing is left out: a resumed run then
+    goes back by as many draws of the pool.
     """
     numbers = [pool.drawn(counts) for pool in pools]
     alike = dict.fromkeys((pool.domain for pool in pools), 1.0)
     sharing = {domain: sum(pool.domain == domain for pool in pools) for domain in alike}
-    left_out = 0
     for place in count(sum(numbers)):
         stage = stage_at(mixture, step())
         weights = stage.weights if stage else alike
         chances = [weights.get(pool.domain, 0.0) / sharing[pool.domain] for pool in pools]
-        chosen = random.Random(f"{seed}/{place}").choices(range(len(pools)), chances)[0]  # noqa: S311
-        task = pools[chosen].task(numbers[chosen])
-        numbers[chosen] += 1
-        if stage and stage.solve_rate and left_out < PATIENCE:
-            low, high = stage.solve_rate
-            if (rate := solved(task.id)) is not None and not low <= rate <= high:
-                left_out += 1
-                continue
-        left_out = 0
+        chance = random.Random(f"{seed}/{place}")  # noqa: S311
+        chosen = chance.choices(range(len(pools)), chances)[0]
+        while True:
+            task = pools[chosen].task(numbers[chosen])
+            numbers[chosen] += 1
+            rates = stage.solve_rate if stage else None
+            if rates is None or chance.random() < interest(solved(task.id), *rates):
+                break
         yield task
+
+
+def interest(rate: float | None, low: float, high: float) -> float:
+    """The probability with which a task that is drawn is taken, by the rate at which it is solved: see `solve_rate`."""
+    if rate is None:
+        return 1.0
+    if not low <= rate <= high:
+        return AGAIN
+    return 1.0 if low == high else 1.0 - 0.5 * (rate - low) / (high - low)

@@ -12,7 +12,7 @@ from plain_sandbox import PlainSandboxes
 
 from rl.tasks.files import FileSource, load
 from verifiers import registry
-from verifiers.adapters import ReasoningGym, RewardFunction
+from verifiers.adapters import _EVALUATING, ReasoningGym, RewardFunction
 from verifiers.registry import Verifier
 from verifiers.runner import Grader
 from verifiers.task import Message, Submission, Task
@@ -145,11 +145,31 @@ def test_an_answer_that_is_evaluated_reaches_nothing(tmp_path: Path, monkeypatch
     for attack, verdict in zip(attacks, verdicts, strict=True):
         assert (verdict.outcome, verdict.reward) == (Outcome.TAMPERED, -1.0), attack
     assert not mark.exists()
+    undone = "__import__('sys').modules['__main__'].__dict__.update(_REFUSED=())"
+    grade(ReasoningGym(), f"({undone}, __import__('os').system('touch {mark}'), 4)[2]", entry=entry)
+    assert not mark.exists(), "the walls stand where the process has taken its own down"
+    (hung,) = grade(ReasoningGym(seconds=2.0), "9**9**9**9", entry=entry)
+    assert (hung.outcome, hung.reward) == (Outcome.SCORED, -1.0)
     arithmetic = {**entry, "metadata": {"source_dataset": "countdown"}}
     told, fair = grade(
         ReasoningGym(), "__import__('sys')._getframe(1).f_locals['entry']['answer']", "2+2", entry=arithmetic
     )
     assert (told.reward, fair.reward) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fair", "foul"),
+    [
+        ("puzzle24", ("(3 + 5) * 3", "2^3*3"), ("abs(24)", "x")),
+        ("simple_integration", ("3*x**2/2 + C", "exp(x) - 0.5*sin(2*X)", "4*x^3"), ("exec(chr(95))", "x.y", "a[0]")),
+        ("polynomial_multiplication", ("6*x**4 - 2*y", "(x+1)*(y-1)"), ("eval('4')", "getattr(x, y)", "__x")),
+        ("spiral_matrix", ("1 2 3", "[1, 2]"), ("exec('')", "[].__class__", "(1)")),
+    ],
+)
+def test_what_is_evaluated_holds_no_calls(dataset: str, fair: tuple[str, ...], foul: tuple[str, ...]) -> None:
+    allowed = _EVALUATING[dataset]
+    assert all(allowed.fullmatch(answer) for answer in fair)
+    assert not any(allowed.fullmatch(answer) for answer in foul)
 
 
 def test_answers_between_tags() -> None:

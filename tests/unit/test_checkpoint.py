@@ -51,7 +51,13 @@ def test_saving_over_an_existing_one_replaces_it(learner: Learner, saved: Path) 
     assert os.listdir(saved.parent) == [saved.name]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "trainer/optimizer.safetensors", "trainer/state.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model.safetensors", "trainer/optimizer.safetensors", "trainer/state.json"),
+        *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+    ],
+)
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_a_truncated_file_is_found(saved: Path, name: str, share: float) -> None:
     content = (saved / name).read_bytes()

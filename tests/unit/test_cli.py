@@ -128,6 +128,16 @@ def test_an_unknown_environment_is_found_with_the_tasks(config: Path) -> None:
         load_tasks(load(config, ["data.sources.0.environment=cod"]))
 
 
+def test_the_same_task_in_two_sources_is_found(config: Path) -> None:
+    settings = load(config)
+    twice = settings.data.model_copy(update={"sources": settings.data.sources * 2})
+    with pytest.raises(UserError, match="stand in more than one of"):
+        load_tasks(settings.model_copy(update={"data": twice}))
+    math = "{generator='math',limits={tokens=99,prompt_tokens=50,reply_tokens=40}}"
+    with pytest.raises(UserError, match="'math' of difficulty 1 twice with one seed"):
+        load_tasks(load(config, ["data.sources=[]", f"data.generated=[{math},{math}]"]))
+
+
 @pytest.mark.parametrize("command", ["resume", "audit"])
 def test_no_such_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert str(tmp_path / "nothing") in refusal(capsys, command, tmp_path / "nothing")

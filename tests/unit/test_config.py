@@ -54,6 +54,7 @@ def test_a_minimal_file_takes_the_defaults(minimal: Path) -> None:
         ("data.sources.0.limits.turn", "turns"),
         ("guard.retry", "retries"),
         ("cluster.adress", "address"),
+        ("verifiers.math.length.weigth", "weight"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(minimal: Path, key: str, near: str) -> None:
@@ -91,6 +92,8 @@ def test_a_key_like_no_other_gets_the_list(minimal: Path) -> None:
         ("algorithm.clip_low=1.0", "algorithm.clip_low: "),
         ("algorithm.group_size=1", "algorithm.group_size: "),
         ("learner.betas=[0.9]", "learner.betas.1: "),
+        ("learner.betas=[1.0, 0.9]", "learner.betas.0: input should be less than 1"),
+        ("run.id=2025-01-02", "run.id: input should be a valid string; a text that looks like a number or a date"),
         ("data.sources=[]", "data: data needs at least one of data.sources and data.generated"),
         ("data.sources.0.limits.tokens=-5", "data.sources.0.limits.tokens: "),
         ("verifiers.math.math=much", "verifiers.math.math.weight: "),

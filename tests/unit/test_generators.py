@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from itertools import islice
 from random import Random
 
 import pytest
@@ -11,6 +12,8 @@ from plain_sandbox import PlainSandboxes
 from play import played, replies
 from pydantic import ValidationError
 
+from rl.evaluate import held_out
+from rl.tasks.files import LimitsOverride
 from rl.tasks.generated import HELD_OUT, GeneratedSource
 from rl.tasks.generators import GENERATORS, Problem
 from rl.tasks.split import Split, split_of
@@ -90,16 +93,25 @@ def test_what_is_drawn_has_one_key_for_one_content_and_the_split_goes_by_it(name
 @every_name
 def test_held_out_tasks_are_different_ones(name: str) -> None:
     one = source(name, 1)
-    found = one.held_out(60)
+    found = [task for _, task in islice(one.held_out(), 60)]
     assert len({content(task) for task in found}) == len(found) == 60
-    assert found[:20] == one.held_out(20)
+    assert found[:20] == [task for _, task in islice(one.held_out(), 20)]
     assert all(task.id.split("/")[0] == found[0].id.split("/")[0] for task in found)
 
 
 def test_there_are_no_more_held_out_tasks_than_a_generator_can_make(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(GENERATORS["math"]), "draw", lambda *_: Problem("0", (), {"answer": "1"}))
     monkeypatch.setattr("rl.tasks.generated.HELD_OUT", 1.0)
-    assert len(source("math", 1).held_out(5)) == 1
+    assert len(list(source("math", 1).held_out())) == 1
+
+
+def test_an_evaluation_takes_no_problem_twice_and_fills_up_from_the_source_that_has_more() -> None:
+    found = held_out([source("code", difficulty) for difficulty in (1, 2)], 100)
+    assert len({content(one.task) for one in found}) == len(found) == 100
+    assert {one.difficulty for one in found} == {1, 2}
+    shorter = source("math", 1).model_copy(update={"limits": LimitsOverride(tokens=99)})
+    same = held_out([source("math", 1), shorter], 30)
+    assert len({content(one.task) for one in same}) == len(same) == 30
 
 
 def test_a_broken_module_is_the_same_whatever_its_parameters_are_called() -> None:

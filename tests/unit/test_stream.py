@@ -13,12 +13,13 @@ from pydantic import ValidationError
 
 from rl.tasks.generated import GeneratedSource
 from rl.tasks.stream import (
-    PATIENCE,
+    AGAIN,
     FilePool,
     GeneratedPool,
     MixtureStage,
     Pool,
     SoftTokens,
+    interest,
     softened,
     stage_at,
     stream,
@@ -135,27 +136,36 @@ def test_the_last_stage_that_has_begun_holds() -> None:
     assert stage_at((), 3) is None
 
 
-def test_tasks_that_are_solved_too_often_or_never_are_left_out_from_a_stage_on() -> None:
+def test_tasks_that_are_solved_too_often_or_never_are_hardly_drawn_and_harder_ones_more_often_from_a_stage_on() -> None:
     rates = {"m0": 0.0, "m1": 0.1, "m2": 0.4, "m3": 0.7, "m4": 0.9, "m5": 1.0}
     mixture = (MixtureStage(weights={"math": 1}), MixtureStage(from_step=5, weights={"math": 1}, solve_rate=(0.1, 0.7)))
     now = [0]
     order = stream([FilePool("math", MATH, 0)], mixture, 0, {}, lambda: now[0], rates.get)
     assert sorted(ids(list(islice(order, 7)))) == ids(MATH)
     now[0] = 5
-    assert sorted(ids(list(islice(order, 8)))) == sorted(["m1", "m2", "m3", "m6"] * 2)
+    found = Counter(ids(list(islice(order, 4000))))
+    share = {name: times / found["m6"] for name, times in found.items()}  # m6 was never tried
+    expected = {"m0": 0.05, "m1": 1.0, "m2": 0.75, "m3": 0.5, "m4": 0.05, "m5": 0.05, "m6": 1.0}
+    assert share == pytest.approx(expected, abs=0.08)
 
 
-def test_where_all_are_left_out_one_is_drawn_now_and_then() -> None:
-    asked: list[str] = []
+def test_the_mixture_stays_what_it_is_where_many_tasks_of_a_domain_are_left_out() -> None:
+    rates = dict.fromkeys(ids(MATH[1:]), 1.0)
+    mixture = (MixtureStage(weights={"math": 1, "code": 1}, solve_rate=(0.1, 0.7)),)
+    found = Counter(task.domain for task in islice(stream(pools(), mixture, 0, {}, lambda: 0, rates.get), 2000))
+    assert found["math"] / 2000 == pytest.approx(0.5, abs=0.05)
 
-    def solved(task: str) -> float:
-        asked.append(task)
-        return 1.0
 
+def test_where_all_are_left_out_they_are_drawn_all_the_same() -> None:
     mixture = (MixtureStage(weights={"math": 1}, solve_rate=(0.1, 0.7)),)
-    order = stream([FilePool("math", MATH, 0)], mixture, 0, {}, lambda: 0, solved)
-    assert len(list(islice(order, 2))) == 2
-    assert len(asked) == 2 * PATIENCE
+    found = Counter(
+        ids(list(islice(stream([FilePool("math", MATH, 0)], mixture, 0, {}, lambda: 0, lambda _: 1.0), 400)))
+    )
+    assert found.keys() == set(ids(MATH))
+
+
+def test_a_range_of_one_rate() -> None:
+    assert [interest(rate, 0.5, 0.5) for rate in (None, 0.5, 0.6)] == [1.0, 1.0, AGAIN]
 
 
 @pytest.mark.parametrize("rates", [(0.7, 0.1), (-0.1, 0.5), (0.5, 1.1)])

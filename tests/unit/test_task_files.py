@@ -76,9 +76,10 @@ def test_mbpp_makes_call_tests_of_literal_asserts_and_a_check_of_others(tmp_path
         {"call": "f", "args": [], "kwargs": {"x": 3}, "expected": {4}},
     ]
     assert task.id == "7" and "f((1, 2))" in task.messages[1].content and "{4}" not in task.messages[1].content
-    row["test_list"] = ["assert set(f([1])) == set([1])", "assert f([]) is None"]
+    row["test_list"] = ["assert set(f([1])) == set([1])", "assert f([]) is None", "for i in (1, 2): assert f(i)"]
     task = one(tmp_path, row, form="mbpp")
     assert task.payload["entry_point"] == "f" and "assert f([]) is None" in task.payload["check"]
+    assert "\n    for i in (1, 2):\n        assert f(i)" in task.payload["check"]
     CodeVerifier().check_task(task)
 
 
@@ -107,6 +108,16 @@ def test_patterns_gzip_limits_and_blank_lines(tmp_path: Path) -> None:
     assert len(load(FileSource(path="*.jsonl*", limit=3), tmp_path)) == 3
 
 
+def test_files_of_one_name_in_two_folders_make_different_tasks(tmp_path: Path) -> None:
+    for name in ("gsm", "own.v2"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, {"prompt": "1", "answer": "1"}, name="train.jsonl")
+    found = load(FileSource(path="*/train.jsonl"), tmp_path)
+    assert [task.id for task in found] == ["gsm/train/1", "own.v2/train/1"]
+    (elsewhere,) = load(FileSource(path=str(tmp_path / "gsm/train.jsonl")), Path("elsewhere"))
+    assert elsewhere.id == "train/1"
+
+
 GOOD = b'{"prompt": "1+1", "answer": "2"}\n'
 
 
@@ -127,8 +138,19 @@ GOOD = b'{"prompt": "1+1", "answer": "2"}\n'
         (GOOD + b'{"prompt": "x", "answer": true}', "line 2, column 'answer': ", "must be text, not true or false"),
         (GOOD + b'{"prompt": "x", "tests": "f(1)"}', "line 2, column 'tests': ", "must be a list, not text"),
         (GOOD + b'{"prompt": "x", "tests": ["f(y) == 1"]}', "line 2, column 'tests': ", "test 0 must be"),
+        (
+            GOOD + b'{"prompt": "x", "tests": ["f(1) == 2"], "language": "cpp"}',
+            "line 2, column 'language'",
+            "is for whole",
+        ),
+        (
+            b'{"prompt": "x", "stdin_tests": [{"stdin": "1", "stdout": "2"}], "visible_tests": ["f(1) == 2"], '
+            b'"language": "cpp"}',
+            "column 'visible_tests': ",
+            "are calls of a function in Python, and the language is cpp",
+        ),
         (GOOD + b'{"prompt": "x", "answer": "}{"}', "line 2: ", "cannot be read as mathematics"),
-        (b'{"id": "a", "prompt": "x", "answer": 1}\n' * 2, "line 2, column 'id': ", "taken by rows.jsonl, line 1"),
+        (b'{"id": "a", "prompt": "x", "answer": 1}\n' * 2, "line 2, column 'id': ", "rows.jsonl, line 1"),
         (GOOD + b'{"prompt": "' + b"x" * (16 << 20) + b'", "answer": "2"}', "line 2: ", "longer than 16 MiB"),
     ],
 )
