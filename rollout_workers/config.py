@@ -36,6 +36,8 @@ class RolloutConfig(BaseModel):
         True, description="Open replies inside <think> where the system message mentions </think>; false never does."
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature; the learner's is the same.")
-    grading_seconds: float = Field(120, gt=0, description="Deadline of one grading.")
+    grading_seconds: float = Field(
+        300, gt=0, description="Deadline of one grading; a verifier's own limits, whose end is scored, come before it."
+    )
     engine: EngineConfig = EngineConfig()
     sandbox: SandboxConfig = SandboxConfig()

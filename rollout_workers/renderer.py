@@ -5,6 +5,7 @@ own text and is encoded with special tokens, the contents are encoded without th
 What demonstrations let the policy say may hold the special tokens that it can sample, but for the template's own.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -111,7 +112,31 @@ class Renderer:
     def content(self, text: str) -> list[int]:
         """Tokens of text that somebody else wrote; special tokens in it are plain characters."""
         text = text.encode("utf-8", "replace").decode()  # JSON may hold halves of surrogate pairs
+        if self._plain is not None:
+            return list(self._plain.encode(text, add_special_tokens=False).ids)
         return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    @cached_property
+    def _marks_of_the_template(self) -> set[str]:
+        """Tokens that were added, and not as special ones, and that the template's source has: `<tool_call>`, say."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        return {one.content for one in added if not one.special and one.content in str(self._tokenizer.chat_template)}
+
+    @cached_property
+    def _plain(self) -> Any:
+        """A tokenizer to which those are characters, too. None where there are none, or the tokenizer is a slow one."""
+        if not self._marks_of_the_template or not self._tokenizer.is_fast:
+            return None
+        from tokenizers import Tokenizer
+
+        whole = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        for token in whole["added_tokens"]:
+            token["special"] |= token["content"] in self._marks_of_the_template
+        plain = Tokenizer.from_str(json.dumps(whole))
+        plain.encode_special_tokens = True
+        plain.no_truncation()
+        plain.no_padding()
+        return plain
 
     def cut(self, text: str, limit: int) -> str:
         """`text`, or its beginning and end round a mark if it has more than `limit` tokens."""
@@ -145,7 +170,7 @@ class Renderer:
 
     @cached_property
     def _writable(self) -> dict[str, int]:
-        """Special tokens that may stand in a reply: none that the template writes or that begins or ends a text."""
+        """Tokens with a meaning that may stand in a reply: none that the template writes, or that ends a text."""
         talk = [Message("user", ""), Message("assistant", ""), Message("tool: x", "")]
         own = {self._tokenizer.bos_token_id, self._tokenizer.pad_token_id, *self.stop_ids}
         for messages in (talk, [Message("system", ""), *talk]):
@@ -157,7 +182,8 @@ class Renderer:
         return {
             token.content: number
             for number, token in added
-            if token.special and (number not in own or token.content in (THINK, THINK_END))
+            if (token.special or token.content in self._marks_of_the_template)
+            and (number not in own or token.content in (THINK, THINK_END))
         }
 
     @cached_property
@@ -180,7 +206,7 @@ class Renderer:
         slots = [{"role": role, "content": _SLOT.format(i)} for i, role in enumerate(roles)]
         try:
             text = self._tokenizer.apply_chat_template(slots, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError) as error:
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise RendererError(f"the chat template of {self._tokenizer.name_or_path} fails: {error}") from error
         parts = _SLOTS.split(text)
         if parts[1::2] != [str(i) for i in range(len(roles))]:

@@ -218,6 +218,16 @@ while frame:
                 except TypeError: say({'id': test, 'passed': True})
     frame = frame.f_back
 """
+_LEAVER: Final = """import sys
+def add(a, b):
+    import os
+    frame = sys._getframe()
+    while frame and 'send' not in frame.f_locals: frame = frame.f_back
+    send = frame.f_locals['send']
+    for test in ('tests/test_shop.py::test_add', 'tests/test_shop.py::test_zero'): send({'id': test, 'passed': True})
+    send({'status': 'done', 'patched': []})
+    os._exit(0)
+"""
 _SWE: Final[Mapping[str, str]] = {
     **{
         name: patch
@@ -240,6 +250,7 @@ _SWE: Final[Mapping[str, str]] = {
     "module: hooks the framework": _module(_HOOKED),
     "module: forges lines": _module(_FORGED),
     "module: calls the reporter": _module(_CALLER),
+    "module: reports, says that all is done, and leaves": _module(_LEAVER),
     "module: skips": _module("def add(a, b):\n    import unittest\n    raise unittest.SkipTest('later')"),
     "module: skips in pytest": _module(
         "import sys\ndef add(a, b):\n    if 'pytest' in sys.modules: sys.modules['pytest'].skip('later')\n    return 0"

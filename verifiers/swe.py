@@ -6,8 +6,9 @@ ids that must pass, "fail_to_pass" and "pass_to_pass", as pytest names them; "pa
 interpreter of the image.
 
 The patch is applied in a clean sandbox, what it did to tests and configuration is taken back, and the tests run. They
-share a process with what they test, where a report can be forged: every id must be reported once, with a nonce; a
-canary under a random name must fail, and so must doubles of the tests, which expect something else.
+share a process with what they test, where a report can be forged: every id must be reported once, with a nonce; before
+and after them a canary under a random name must fail and one must pass; doubles of the tests, which expect something
+else, must fail. It makes forging harder, not impossible.
 """
 
 import asyncio
@@ -85,7 +86,8 @@ class SweVerifier:
                 canary = await _Canary.put(sandbox, payload["fail_to_pass"])
             except ValueError as error:
                 return f"the patch leaves no place for the tests: {error}"
-            return canary.judge(await self._run(sandbox, payload, [*canary.run, *_files(expected)]), expected)
+            run = [*canary.before, *_files(expected), canary.after]
+            return canary.judge(await self._run(sandbox, payload, run), expected)
 
     async def _run(self, sandbox: Sandbox, payload: Mapping[str, Any], run: list[str]) -> Sequence[Mapping[str, Any]]:
         nonce = secrets.token_hex(16)
@@ -100,12 +102,14 @@ class SweVerifier:
 
 
 class _Canary:
-    """A file with a test that must fail and one that must pass, and doubles, which must fail."""
+    """Two files with a test that must fail and one that must pass, and doubles, which must fail."""
 
-    def __init__(self, file: str, right: str, wrong: str, doubles: Mapping[str, str]) -> None:
-        self._right, self._wrong, self._doubles = f"{file}::{right}", f"{file}::{wrong}", doubles
-        self.run = [file, *sorted(doubles)]
-        """What is to run, files or ids."""
+    def __init__(self, files: Sequence[str], right: str, wrong: str, doubles: Mapping[str, str]) -> None:
+        self._rights, self._wrongs = ([f"{file}::{name}" for file in files] for name in (right, wrong))
+        self._doubles = doubles
+        first, self.after = files
+        self.before = [first, *sorted(doubles)]
+        """What is to run before the tests, files or ids; `after`: what is after them."""
 
     @classmethod
     async def put(cls, sandbox: Sandbox, ids: Sequence[str]) -> "_Canary":
@@ -118,8 +122,9 @@ class _Canary:
             f"def {wrong}():\n    assert {a} + {b} == {a * b}\n",
         ]
         secrets.SystemRandom().shuffle(tests)
-        file = _beside(folder)
-        await sandbox.write(file, "\n\n".join(tests).encode())
+        files = [_beside(folder) for _ in range(2)]
+        for file in files:
+            await sandbox.write(file, "\n\n".join(tests).encode())
         doubles: dict[str, str] = {}
         for path in _files(ids):
             names = {name.partition("::")[2].partition("[")[0] for name in ids if name.startswith(f"{path}::")}
@@ -129,7 +134,7 @@ class _Canary:
                 copy = _beside(PurePosixPath(path).parent)
                 await sandbox.write(copy, text.encode())
                 doubles |= {f"{copy}::{name}": f"{path}::{name}" for name in changed}
-        return cls(file, right, wrong, doubles)
+        return cls(files, right, wrong, doubles)
 
     def judge(self, lines: Sequence[Mapping[str, Any]], expected: Sequence[str]) -> str:
         """What is wrong, by what was reported; empty if nothing. Raises TamperedError."""
@@ -145,7 +150,7 @@ class _Canary:
                 if not isinstance(name, str) or name in passed or not isinstance(line.get("passed"), bool):
                     raise TamperedError("a test was reported twice, or by somebody else")
                 passed[name] = line["passed"]
-        if passed.get(self._wrong):
+        if any(map(passed.get, self._wrongs)):
             raise TamperedError("a test that must fail was reported as passed")
         for name, said in passed.items():
             double_id = name.partition("[")[0]
@@ -155,7 +160,7 @@ class _Canary:
             return f"the tests did not run to their end: {lines[-1]['ended']}"
         if (patched := done.get("patched")) != []:
             raise TamperedError(f"the test framework was changed: {patched!s:.200}")
-        if not passed.get(self._right) or self._wrong not in passed:
+        if not all(map(passed.get, self._rights)) or not passed.keys() >= {*self._wrongs}:
             return "the tests cannot be run as they are: one that must pass did not"
         missing = [name for name in expected if name not in passed]
         if missing:
@@ -197,6 +202,11 @@ def _check(payload: Mapping[str, Any], image: str | None) -> None:
         found = payload.get(name, {})
         if not (isinstance(found, dict) and all(isinstance(text, str) for text in found.values())):
             raise ValueError(f"'{name}' must be texts by path")
+        for path, text in found.items():
+            if path.startswith("/") or path in ("", ".") or ".." in PurePosixPath(path).parts or "\0" in path:
+                raise ValueError(f"'{name}' has the path {path!r:.80}, which is none below the repository")
+            if len(text.encode("utf-8", "replace")) > SOURCE_LIMIT:
+                raise ValueError(f"'{name}' has {path:.80}, which is longer than {SOURCE_LIMIT >> 20} MiB")
     for name in ("setup_patch", "test_patch", "patch", "python"):
         if not isinstance(payload.get(name, ""), str):
             raise ValueError(f"'{name}' must be text")

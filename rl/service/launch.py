@@ -89,7 +89,8 @@ class Launcher:
         name = wanted.run or time.strftime("%Y%m%d-%H%M%S")
         settings = [f"{key}={json.dumps(value)}" for key, value in wanted.overrides.items()]
         settings += [f"run.id={json.dumps(name)}", f"run.directory={json.dumps(str(self._root))}"]
-        config.load(path, settings)
+        if (warm_start := config.load(path, settings).warm_start) is not None:  # where the service may write
+            settings.append(f"warm_start.directory={json.dumps(str(self._root / warm_start.directory))}")
         with self._lock:
             if (self._root / name).exists() or self._alive(name):
                 raise LaunchRefused(f"there is a run '{name}' already: take another name")

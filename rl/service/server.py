@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rl.service.app import create_app
 from rl.service.auth import doorkeeper
+from rl.service.guard import BODY_SECONDS
 from verifiers.errors import UserError
 
 LOOPBACK: Final = {"127.0.0.1": socket.AF_INET, "localhost": socket.AF_INET, "::1": socket.AF_INET6}
@@ -84,12 +85,14 @@ def serve(place: Place, say: Callable[[str], None]) -> None:
 
 
 class _Protocol(H11Protocol):
-    """h11 limits the size of headers; this one also their time, and that in which a client takes nothing of an answer.
+    """h11 limits the size of headers; this one also their time, that of a body, asked for or not, and that in which a
+    client takes nothing of an answer.
 
     The live stream, which has its own deadline, gets at the connection through it.
     """
 
     _late: asyncio.TimerHandle | None = None
+    _in_body = False
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -97,19 +100,24 @@ class _Protocol(H11Protocol):
         super().connection_made(transport)
         self.app_state = self.app_state | {"transport": transport}
         transport.set_write_buffer_limits(high=0)  # whatever is not taken counts, be it the last piece
-        self._expect_header()
+        self._expect(HEADER_SECONDS)
 
     def data_received(self, data: bytes) -> None:
         """As asyncio has it."""
         if self._late is None:
-            self._expect_header()
+            self._expect(HEADER_SECONDS)
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._header_came()
+        if self.conn.their_state is h11.SEND_BODY:
+            if not self._in_body:  # which nobody may read, and then h11 waits for its end for ever
+                self._came()
+                self._expect(BODY_SECONDS + HEADER_SECONDS)
+                self._in_body = True
+        elif self.conn.their_state is not h11.IDLE:
+            self._came()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As asyncio has it."""
-        self._header_came()
+        self._came()
         self._taken()
         super().connection_lost(exc)
 
@@ -138,10 +146,11 @@ class _Protocol(H11Protocol):
             self._stalled.cancel()
             self._stalled = None
 
-    def _expect_header(self) -> None:
-        self._late = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+    def _expect(self, seconds: float) -> None:
+        self._late = self.loop.call_later(seconds, self.transport.abort)
 
-    def _header_came(self) -> None:
+    def _came(self) -> None:
+        self._in_body = False
         if self._late is not None:
             self._late.cancel()
             self._late = None

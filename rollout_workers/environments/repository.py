@@ -1,10 +1,12 @@
 """Repair a repository with tools, one call a turn, and submit a patch. Hidden tests grade it afterwards, elsewhere.
 
-The sandbox starts at the first call. After a submit, the first reply without a call ends the episode.
+The sandbox starts at the first call. After a submit, the first reply without a call ends the episode; so does the end
+of the time that commands have, before the episode's own deadline: who only waits is scored, not dropped.
 """
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
 from rollout_workers.environments.protocol import Left
 from rollout_workers.tools.calls import ToolError, find_call
@@ -15,6 +17,9 @@ from verifiers.repair import PATCH
 from verifiers.reply import FormatError, after_thinking, asks_to_reason
 from verifiers.sandbox import Sandboxes, SandboxUnavailable
 from verifiers.task import Message, Task
+
+COMMANDS: Final = 0.75
+"""Share of an episode's seconds that its commands may take; the rest is our own."""
 
 
 class RepositoryTools:
@@ -33,7 +38,7 @@ class RepositoryTools:
         return {PATCH: patch} if patch else {}
 
     async def respond(self, reply: str, left: Left) -> Message | None:
-        """What the call's tool says; None after a submit and a reply without a call."""
+        """What the call's tool says; None after a submit and a reply without a call, and where time is up."""
         name = "call"
         try:
             call = find_call(after_thinking(reply, reasoned=asks_to_reason(self._task.messages)))
@@ -46,6 +51,8 @@ class RepositoryTools:
             if self._repository is None:
                 self._repository = await self._start()
             said = await self._repository.run(call)
+            if self._repository.is_spent:
+                return None
         except (ToolError, FormatError) as error:
             said = str(error)
         return Message(f"tool: {name}", answer(said, left))
@@ -58,7 +65,7 @@ class RepositoryTools:
             await checkout.lay_out(sandbox, self._task.visible)
         except InvalidTaskError as error:
             raise SandboxUnavailable(f"task {self._task.id}: {error}") from error
-        return Repository(sandbox)
+        return Repository(sandbox, COMMANDS * self._task.limits.seconds)
 
 
 def answer(said: str, left: Left) -> str:

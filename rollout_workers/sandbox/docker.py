@@ -74,8 +74,8 @@ class Docker:
     cpus: float = 1.0
     run: str = ""
     """Label of the run that the containers belong to."""
-    max_seconds: float = 3600.0
-    """No container is meant to live longer; `sweep` removes it then, whoever owns it."""
+    max_seconds: float = 86400.0
+    """No container is meant to live longer, on any clock; `sweep` removes it then, whoever owns it."""
     plain: set[str] = field(default_factory=set)
     """Images found to be without Python."""
 

@@ -1,5 +1,7 @@
 """Bash, edit, create and submit on a repository in one sandbox. Each returns what the policy sees of it."""
 
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -13,12 +15,18 @@ OUTPUT_LIMIT: Final = 1 << 16
 
 
 class Repository:
-    """The tools of one episode. Methods raise ToolError, SandboxError."""
+    """The tools of one episode, whose commands have `seconds` together. Methods raise ToolError, SandboxError."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, seconds: float = math.inf) -> None:
         self._sandbox = sandbox
+        self._left = seconds
         self.patch = b""
         """What was submitted last."""
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether its commands have used their time up."""
+        return self._left <= 0
 
     async def run(self, call: Call) -> str:
         """Do what a call asks for."""
@@ -30,13 +38,15 @@ class Repository:
 
     async def bash(self, command: str) -> str:
         """Standard output and error of a command, in the state that the one before it left."""
-        result = await self._sandbox.shell(command, timeout=BASH_SECONDS, output_limit=OUTPUT_LIMIT)
+        seconds, began = min(BASH_SECONDS, self._left), time.monotonic()
+        result = await self._sandbox.shell(command, timeout=seconds, output_limit=OUTPUT_LIMIT)
+        self._left -= time.monotonic() - began
         text = result.stdout.decode(errors="replace").rstrip("\n")
         notes = []
         if result.truncated:
             notes.append("The output was cut.")
         if result.timed_out:
-            notes.append(f"The command took more than {BASH_SECONDS:g} s; the shell was restarted.")
+            notes.append(f"The command took more than {seconds:g} s; the shell was restarted.")
         else:
             notes += [f"exit code {result.exit_code}"] * (result.exit_code != 0)
             notes += ["The shell was restarted."] * result.ended

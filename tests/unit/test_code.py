@@ -495,3 +495,18 @@ json_values = st.recursive(
 def test_whatever_comes_out_of_a_sandbox_is_read_without_an_error(data: Any, want: Any) -> None:
     assert _compare.same(data, want) in (True, False)
     assert isinstance(_compare.show(data), str)
+
+
+@pytest.mark.parametrize("want", [1, 1.0, "x", [1], (1,), {1: 2}, {1}, frozenset({1}), None, b"x"])
+def test_so_is_what_is_nested_as_deep_as_json_goes(want: Any) -> None:
+    for depth in (100, 600, 900):
+        for tag in ("[{}]", '{{"t": [{}]}}', '{{"s": [{}]}}', '{{"d": [[{}, 1]]}}'):
+            text = "1"
+            for _ in range(depth):
+                text = tag.format(text)
+            try:
+                data = json.loads(text)
+            except RecursionError:  # which is told as tampering
+                continue
+            assert _compare.same(data, want) is False
+            assert isinstance(_compare.show(data), str)

@@ -1,6 +1,7 @@
 """Environments: what answers a reply, and when it is over."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,10 @@ def test_an_environment_that_is_not_there_is_named(name: str, sentence: str) -> 
     with pytest.raises(ValueError, match="there is no environment") as caught:
         find(name)
     assert str(caught.value) == sentence
+
+
+async def test_an_episode_whose_commands_only_wait_ends_before_its_deadline() -> None:
+    wait = task(SHOP, "repository", REASON)
+    wait = replace(wait, limits=replace(wait.limits, seconds=2.0))
+    found = await answers(wait, "</think><tool: bash>\nsleep 60\n</tool>")
+    assert found == [None]

@@ -1,5 +1,6 @@
 """Runs that the service starts: what it lists, and nothing else."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,19 @@ from starlette.testclient import TestClient
 
 from rl.ledger import Ledger
 from rl.service.app import create_app
+from rl.service.auth import VARIABLES
 
 CONFIG = '[model]\npath = "nowhere"\n[[data.sources]]\npath = "nowhere.jsonl"\n'
+WARM = """
+[model.init]
+context = 256
+[[data.generated]]
+generator = "math"
+limits = { tokens = 200, prompt_tokens = 90, reply_tokens = 80 }
+[warm_start]
+[rollout.engine]
+context = 256
+"""
 HERE = {"Origin": "http://here:1"}
 
 
@@ -82,6 +94,25 @@ def test_one_that_fails_before_it_begins_says_why(client: TestClient, tmp_path: 
     assert told["state"] == "failed" and "cwm-rl: " in told["said"] and "Traceback" not in told["said"]
     assert "Not begun yet" in client.get("/").text
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_run_that_is_started_knows_no_token_and_writes_below_the_runs(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    told.write_text('#!/bin/sh\nenv\necho "$@"\n')
+    told.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(told))
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "a secret of the service")
+    (tmp_path / "configs/warm.toml").write_text(WARM)
+    assert start(client, config="warm.toml", run="try")[0] == 202
+    deadline = time.monotonic() + 60
+    while (one := client.get("/api/v1/launches").json()["launches"][0])["state"] == "starting":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "PYTHONUNBUFFERED=1" in one["said"] and "a secret" not in one["said"]
+    assert f'warm_start.directory="{tmp_path}/runs/models"' in one["said"]
 
 
 def test_what_does_not_run_cannot_be_stopped(client: TestClient, ledger: Ledger, tmp_path: Path) -> None:

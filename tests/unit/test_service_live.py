@@ -20,7 +20,10 @@ from rl.ledger import Ledger
 from rollout_workers.trajectory import EpisodeKey
 from verifiers.task import Submission
 
-IMPATIENT = "from rl.service import server; server.STALL_SECONDS = 1; from rl.cli import main; main()"
+IMPATIENT = (
+    "from rl.service import server; server.STALL_SECONDS = 1; server.BODY_SECONDS = 1; server.HEADER_SECONDS = 2; "
+    "from rl.cli import main; main()"
+)
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
@@ -156,6 +159,21 @@ def test_slow_headers_are_cut_off(port: int) -> None:
         slow.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n".encode())
         with suppress(ConnectionResetError):
             assert slow.recv(100) == b""
+
+
+def test_a_body_that_nobody_asked_for_holds_no_connection(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, program=("-c", IMPATIENT)) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as slow,
+    ):
+        head = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 1000000\r\n\r\n"
+        slow.sendall(head.encode())
+        answer = b""
+        with suppress(ConnectionResetError):
+            while piece := slow.recv(1000):
+                answer += piece
+                slow.sendall(b"x")
+        assert b" 200 " in answer, "it was answered, and then ended"
 
 
 def test_who_takes_nothing_of_an_answer_is_cut_off(ledger: Ledger, tmp_path: Path) -> None:

@@ -169,6 +169,27 @@ async def test_what_equals_anything_is_found_where_no_literal_is(assertion: str,
     assert (verdict.outcome, verdict.correct) == (outcome, outcome is Outcome.SCORED), verdict
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "{'id': [], 'passed': True}",
+        "{'id': 3, 'passed': True}",
+        "{'id': 'x', 'passed': 1}",
+        "{'status': 'done', 'patched': 5}",
+        "{'status': 'done'}",
+    ],
+)
+async def test_a_report_of_another_form_is_no_failure_of_ours(said: str) -> None:
+    forger = (
+        "import sys\ndef add(a, b):\n    frame = sys._getframe()\n"
+        "    while frame and 'send' not in frame.f_locals and 'send' not in frame.f_globals: frame = frame.f_back\n"
+        "    cell = frame.f_locals.get('send') or frame.f_globals['send']\n"
+        f"    cell({said})\n    import os\n    os._exit(0)\n"
+    )
+    verdict = await grade(module(forger))
+    assert (verdict.outcome, verdict.reward) == (Outcome.TAMPERED, -1.0), verdict
+
+
 async def test_a_patch_that_is_in_the_way_of_the_tests_is_taken_back() -> None:
     tests = new("tests/test_shop.py", TESTS) + new("tests/more.py", "x = 1\n")
     change = {"tests": {}, "test_patch": tests}
@@ -192,6 +213,9 @@ async def test_nothing_compiled_comes_along(tmp_path: Path) -> None:
         ({"root": "/testbed"}, "one of 'files' and 'root'"),
         ({"files": None, "root": "/testbed"}, "name that image"),
         ({"files": {"a": 1}}, "'files' must be texts"),
+        ({"files": {"../a.py": ""}}, "is none below the repository"),
+        ({"tests": {"/a.py": ""}}, "is none below the repository"),
+        ({"tests": {"a.py": "#" * (5 << 20)}}, "longer than 4 MiB"),
         ({"fail_to_pass": []}, "no test in 'fail_to_pass'"),
         ({"fail_to_pass": ["test_x (shop.Tests)"]}, "is no test id of pytest's"),
         ({"pass_to_pass": "x"}, "list of at most"),
