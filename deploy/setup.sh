@@ -64,6 +64,9 @@ find_python() { # sets `python`
 check_disk() {
     local free_kib
     free_kib=$(df -Pk . | awk 'NR == 2 { print $4 }')
+    if [[ -d .venv ]]; then # which makes room for the next one
+        free_kib=$((free_kib + $(du -skx .venv | cut -f1)))
+    fi
     ((free_kib >= need_disk_gib * 1024 * 1024)) ||
         stop "$((free_kib / 1024)) MiB of disk are free at $PWD and .venv needs $need_disk_gib GiB: make room."
 }

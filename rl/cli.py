@@ -2,7 +2,10 @@
 
 import argparse
 import asyncio
+import errno
+import io
 import json
+import math
 import os
 import shlex
 import sys
@@ -14,6 +17,8 @@ from typing import Any
 from verifiers.errors import UserError
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
+_OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+"""What files and disks refuse; the sentence is theirs. Any other OSError is a fault of ours."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before torch is loaded: an OpenMP thread that spins while it waits costs a busy machine most of its speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no ≤ shall not end a run
     code = _guarded(options)
     if code == INTERRUPTED:  # all is put away already, and somebody waits: unloading torch and Ray takes seconds
         with suppress(OSError):
@@ -39,16 +46,23 @@ def _guarded(options: argparse.Namespace) -> int:
         pass
     except* BrokenPipeError:  # whoever read what we say has enough, `head` for one
         code = FAILED
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _unheard()
     except* UserError as group:
         found = list(_leaves(group))
         code = max(error.exit_code for error in found)
         for sentence in dict.fromkeys(map(str, found)):
             print(f"cwm-rl: {sentence}", file=sys.stderr)
+    except* OSError as group:
+        known, others = group.split(lambda error: isinstance(error, OSError) and error.errno in _OF_THE_MACHINE)
+        if others is not None:
+            raise others from None
+        code = FAILED
+        for error in _leaves(known) if known else ():
+            print(f"cwm-rl: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
     return code
 
 
-def _leaves(group: BaseExceptionGroup[UserError]) -> Iterator[UserError]:
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[Any]:
     for inner in group.exceptions:
         if isinstance(inner, BaseExceptionGroup):
             yield from _leaves(inner)
@@ -207,36 +221,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench_rollouts = add("rollouts", _bench_rollouts, "Sampling against raw vLLM, without and with updates.", benches)
     bench_rollouts.add_argument("--shape", choices=("nano", "3m", "500m"), default="nano")
-    bench_rollouts.add_argument("--streams", type=int, default=64)
-    bench_rollouts.add_argument("--tokens", type=int, default=128, help="of each stream")
-    bench_rollouts.add_argument("--rounds", type=int, default=5)
-    bench_rollouts.add_argument("--update-every", type=float, default=1.0, metavar="SECONDS")
+    bench_rollouts.add_argument("--streams", type=_count, default=64)
+    bench_rollouts.add_argument("--tokens", type=_count, default=128, help="of each stream")
+    bench_rollouts.add_argument("--rounds", type=_count, default=5)
+    bench_rollouts.add_argument("--update-every", type=_amount, default=1.0, metavar="SECONDS")
     bench_rollouts.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
     bench_weights = add("weights", _bench_weights, "An update of the weights under running requests.", benches)
     bench_weights.add_argument("--shape", choices=("nano", "3m", "500m"), default="3m")
-    bench_weights.add_argument("--updates", type=int, default=20)
+    bench_weights.add_argument("--updates", type=_count, default=20)
     bench_weights.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
     bench_async = add("async", _bench_async, "What it is worth that nobody waits: whole runs, slow tools.", benches)
-    bench_async.add_argument("--mean", type=float, default=0.5, metavar="SECONDS", help="of a tool call, log-normal")
-    bench_async.add_argument("--slots", type=int, nargs="+", default=(192, 320), help="tried in turn; the best counts")
-    bench_async.add_argument("--steps", type=int, default=30)
+    bench_async.add_argument("--mean", type=_amount, default=0.5, metavar="SECONDS", help="of a tool call, log-normal")
+    bench_async.add_argument("--slots", type=_count, nargs="+", default=(192, 320), help="tried; the best counts")
+    bench_async.add_argument("--steps", type=_count, default=30)
     bench_async.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
     bench_service = add("service", _bench_service, "Reading routes and the live stream, on a long run.", benches)
-    bench_service.add_argument("--episodes", type=int, default=100_000)
-    bench_service.add_argument("--steps", type=int, default=2_000)
-    bench_service.add_argument("--clients", type=int, default=200, help="of the live stream")
+    bench_service.add_argument("--episodes", type=_count, default=100_000)
+    bench_service.add_argument("--steps", type=_count, default=2_000)
+    bench_service.add_argument("--clients", type=_count, default=200, help="of the live stream")
     bench_service.add_argument("--frozen", type=int, default=20, help="of them, those that take nothing")
-    bench_service.add_argument("--seconds", type=float, default=30.0, help="of the live part, and of the rest")
+    bench_service.add_argument("--seconds", type=_amount, default=30.0, help="of the live part, and of the rest")
     bench_service.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
 
     bench_learner = add("learner", _bench_learner, "A step against a bare torch loop, memory, MFU on a GPU.", benches)
     bench_learner.add_argument("--shape", default="nano", help="nano, or a Qwen3: 0.6b, 1.7b, 4b")
     bench_learner.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     bench_learner.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    bench_learner.add_argument("--rows", type=int, default=64, help="rows of a step")
-    bench_learner.add_argument("--tokens", type=int, nargs=2, default=(64, 640), help="of the shortest and longest row")
-    bench_learner.add_argument("--microbatch", type=int, default=4096, metavar="TOKENS")
-    bench_learner.add_argument("--steps", type=int, default=10)
+    bench_learner.add_argument("--rows", type=_count, default=64, help="rows of a step")
+    bench_learner.add_argument("--tokens", type=_count, nargs=2, default=(64, 640), help="of the shortest, longest row")
+    bench_learner.add_argument("--microbatch", type=_count, default=4096, metavar="TOKENS")
+    bench_learner.add_argument("--steps", type=_count, default=10)
     bench_learner.add_argument("--recompute", action="store_true", help="checkpoint activations")
     bench_learner.add_argument("--compile", action="store_true", help="norms and feed-forward parts, by torch")
     bench_learner.add_argument("--alone", action="store_true", help="without the bare loop")
@@ -245,6 +259,23 @@ def _parser() -> argparse.ArgumentParser:
     doctor = add("doctor", _doctor, "Say what is there, and for what is missing, what brings it.")
     doctor.add_argument("--json", action="store_true", help="for programs")
     return parser
+
+
+def _count(text: str) -> int:
+    """Of an option: one at least."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _amount(text: str) -> float:
+    """Of an option: a finite number, and not a negative one."""
+    if not 0 <= (number := float(text)) < math.inf:
+        raise ValueError
+    return number
+
+
+_count.__name__, _amount.__name__ = "positive whole number", "number from 0 on"  # argparse says "invalid ... value"
 
 
 def _config_options(parser: argparse.ArgumentParser) -> None:
@@ -443,6 +474,7 @@ def _status(options: argparse.Namespace) -> int:
         words = ", ".join([f"{found.name}: {found.state}", f"step {found.step}", *more])
         print(found.model_dump_json(indent=2) if options.json else words)
         return OK
+    _may_be_a_job(options)
     with cluster.jobs(options.address) as there:
         state = there.state(options.run)
     print(json.dumps({"job": options.run, "state": state}) if options.json else f"job {options.run}: {state}")
@@ -465,9 +497,16 @@ def _stop(options: argparse.Namespace) -> int:
         ask_to_stop(directory.resolve())
         print(f"{directory}: was asked to end")
         return OK
+    _may_be_a_job(options)
     with cluster.jobs(options.address) as there:
         print(f"job {options.run}: {there.stop(options.run)}")
     return OK
+
+
+def _may_be_a_job(options: argparse.Namespace) -> None:
+    """Raises UserError where no cluster was named."""
+    if options.address is None and not os.environ.get("RAY_ADDRESS"):
+        raise UserError(f"there is no run in {options.run}: name its directory, or give --address for a cluster's job")
 
 
 def _top(options: argparse.Namespace) -> int:
@@ -527,9 +566,8 @@ def _verifier_new(options: argparse.Namespace) -> int:
     from rl import verifying
 
     place = verifying.new(options.name, options.directory)
-    print(
-        f"{place}: install it with pip install -e {shlex.quote(str(place))}, then: cwm-rl verifier check {options.name}"
-    )
+    command = shlex.join([sys.executable, "-m", "pip", "install", "--no-build-isolation", "-e", str(place)])
+    print(f"{place}: install it with {command}, then: cwm-rl verifier check {options.name}")
     return OK
 
 
@@ -667,7 +705,14 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except OSError:  # who listened has gone, or the disk of the log is full: no run ends for that
+        _unheard()
+
+
+def _unheard() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say_aside(text: str) -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rl import curves, evaluate, html_report, reading, report, series
 from rl.ledger import Reader
+
+PICTURE: Final = "curves.png"
 
 
 def close(directory: Path, result: Mapping[str, Any]) -> str:
@@ -14,7 +16,7 @@ def close(directory: Path, result: Mapping[str, Any]) -> str:
     chosen = []
     if before.exists() and after.exists():
         chosen = reading.of_two(evaluate.read(before), evaluate.read(after))
-    picture = directory / "curves.png"
+    picture = directory / PICTURE
     curves.write_png(curves.figure(series.gather(directory, result)), picture)
     page = html_report.write(directory, result, chosen)
     words = [report.in_words(result), f"All of it: {directory / 'report.json'}", f"To look at: {page}, {picture}"]
@@ -28,4 +30,6 @@ def finished(directory: Path, steps: int) -> str | None:
     told = series.read_object(directory / "report.json")
     if step < steps or told.get("steps") != step:  # the report may be older than the last steps
         return None
+    if not all((directory / name).exists() for name in (PICTURE, html_report.FILE)):
+        close(directory, told)  # which was interrupted, or had no room
     return f"The run in {directory} is finished: --set run.steps={step + 1} or more goes on.\n{report.in_words(told)}"

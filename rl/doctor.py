@@ -153,7 +153,7 @@ async def _sandboxes() -> list[Finding]:
     runsc = await _docker(docker.GVISOR) if engine.ok else Probe(False, "not tried, as docker does not work")
     one = not (walls.ok or engine.ok)
     return [
-        _sandbox("bubblewrap", walls, "as root: apt-get install bubblewrap; allow user namespaces", needed=one),
+        _sandbox("bubblewrap", walls, f"as root: apt-get install bubblewrap; {bubblewrap.ALLOW}", needed=one),
         _sandbox("Docker", engine, "as root: deploy/install-docker.sh (engine and base image)", needed=one),
         _sandbox(
             "gVisor", runsc, "for stronger walls, as root: deploy/install-docker.sh (on Ubuntu: gvisor.dev first)"

@@ -1,6 +1,7 @@
 """What `cwm-rl eval` was asked for, checked before anything starts."""
 
 import math
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -125,6 +126,8 @@ def _free(request: Request) -> Path:
     above = next(path for path in out.parents if path.exists())
     if not above.is_dir():
         raise EvaluationError(f"{out} cannot be made: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise EvaluationError(f"{out} cannot be made: {above} is not yours to write, choose another --out")
     return out
 
 

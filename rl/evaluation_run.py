@@ -57,12 +57,18 @@ async def execute(evaluation: Evaluation, say: Say) -> dict[str, Any]:
             raise EvaluationError(f"the model at {evaluation.model} does not load: {cause}") from error
     result = _result(evaluation, samples) | facts
     try:
-        out.mkdir(parents=True)
-        evaluate.write(samples, out / EPISODES)
-        (out / SUMMARY).write_text(json.dumps(result, indent=2) + "\n")
+        _write(out, samples, result)
     except OSError as error:
-        raise EvaluationError(f"{out} cannot be written: {error.strerror}") from error
+        spare = Path(tempfile.mkdtemp(prefix="cwm-rl-eval-"))
+        _write(spare, samples, result)
+        raise EvaluationError(f"{out} cannot be written: {error.strerror}; what was found lies in {spare}") from error
     return result
+
+
+def _write(out: Path, samples: Sequence[evaluate.Sample], result: Mapping[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    evaluate.write(samples, out / EPISODES)
+    (out / SUMMARY).write_text(json.dumps(result, indent=2) + "\n")
 
 
 def in_words(result: Mapping[str, Any], out: Path) -> str:

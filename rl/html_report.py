@@ -1,6 +1,5 @@
 """What a run did, as one file for a browser: words, curves, tables, and episodes worth reading. No script in it."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from rl import curves, pages, series
 from rl.pages import number
 from rl.reading import WorthReading
 from rl.report import in_words
+from rollout_workers.weights import replacing
 
 FILE = "report.html"
 
@@ -51,9 +51,8 @@ def write(directory: Path, report: Mapping[str, Any], worth_reading: Sequence[Wo
         )
     )
     path = directory / FILE
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)
+    with replacing(path) as whole:
+        whole.write_text(text, encoding="utf-8")
     return path
 
 

@@ -5,15 +5,18 @@ for batch of packed conversations, until the budget of tokens is used:
     theta <- Muon for the hidden matrices, AdamW for the rest, at rates that rise, stay and fall to 0
 """
 
+import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from rl.init_model import InitModel, init_model
 from rl.progress import Say
@@ -44,9 +47,13 @@ def train(stage: Stage, out: Path, say: Say) -> dict[str, Any]:
             raise SftError(f"{partial_of(out)} cannot be made: {error.strerror}") from error
         try:
             trainer.run()
+            return trainer.finish(out)
         except KeyboardInterrupt:
             raise SftInterrupted(f"stopped at once: the same command goes on from step {trainer.saved}") from None
-        return trainer.finish(out)
+        except (OSError, SafetensorError) as error:
+            raise SftFailed(
+                f"{partial_of(out)} cannot be written: {error}; the same command goes on from step {trainer.saved}"
+            ) from error
 
 
 def warm_start(
@@ -69,20 +76,41 @@ def warm_start(
     """
     of_base = _shape(base) if isinstance(base, InitModel) else fingerprint(base)
     stage = Stage(str(base), conversations, {"base": of_base, "conversations": identity}, config, dtype, reasoning)
-    if out is None:
-        out = models / f"warm-{stage.digest}"
-        if finished(out):
+    shared, out = out is None, out or models / f"warm-{stage.digest}"
+    with _alone(out, say):
+        if shared and finished(out):
             say(f"the warm start is there already: {out}")
             return out
-    check_free(out)
-    if isinstance(base, InitModel):
-        begin = partial_of(out) / "base"
-        shutil.rmtree(begin, ignore_errors=True)
-        size = init_model(base, begin, texts)
-        say(f"made a model of {size:,} parameters from nothing")
-        stage = replace(stage, model=str(begin))
-    say(in_words(train(stage, out, say), out))
+        check_free(out)
+        if isinstance(base, InitModel):
+            begin = partial_of(out) / "base"
+            shutil.rmtree(begin, ignore_errors=True)
+            size = init_model(base, begin, texts)
+            say(f"made a model of {size:,} parameters from nothing")
+            stage = replace(stage, model=str(begin))
+        say(in_words(train(stage, out, say), out))
     return out
+
+
+@contextmanager
+def _alone(out: Path, say: Say) -> Iterator[None]:
+    """While no other process makes the model at `out`: two runs of one configuration may be started at once.
+
+    Raises SftError.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = out.with_name(f".{out.name}.lock").open("ab")
+    except OSError as error:
+        raise SftError(f"{out} cannot be made: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process makes {out}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        Path(lock.name).unlink(missing_ok=True)  # who still waits for it finds the model made
 
 
 def from_file(

@@ -3,6 +3,7 @@
 Seeds are the outer loop, so that a study that is ended early compares all of it on fewer of them.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,16 +74,21 @@ def run_study(
     """Take every run that is not in the directory's `study-lag.json` yet; write table and picture beside it.
 
     Returns the table, or None where a run was interrupted: what is finished is kept. Raises ConfigError where nothing
-    is evaluated.
+    is evaluated, and where what is there was taken of another configuration.
     """
     if config.eval is None:
         raise ConfigError("the study compares evaluations, and the configuration has no [eval]: add one")
     folder = config.run.directory
-    known = folder / "study-lag.json"
-    courses: dict[str, Any] = json.loads(known.read_text()) if known.exists() else {}
-    found: dict[Kind, list[Course]] = {}
-    for seed, kind in product(seeds, _kinds(lags, corrections, caches)):
-        settings = changed(config, kind.settings(seed))
+    known, taken_of = folder / "study-lag.json", _digest(config)
+    study: dict[str, Any] = json.loads(known.read_text()) if known.exists() else {"of": taken_of, "runs": {}}
+    if study["of"] != taken_of:
+        raise ConfigError(f"{known} was taken of another configuration: set another run.directory, or remove it")
+    courses, found = study["runs"], dict[Kind, list[Course]]()
+    planned = [
+        (kind, changed(config, kind.settings(seed)))  # all of them first: a word that is none is found at once
+        for seed, kind in product(seeds, _kinds(lags, corrections, caches))
+    ]
+    for kind, settings in planned:
         name = str(settings.run.id)
         if name not in courses:
             if not (folder / name / "report.json").exists():  # else it ended, and we before we wrote it down
@@ -91,13 +97,21 @@ def run_study(
                     return None
             courses[name] = asdict(course(folder / name))
             with replacing(known) as whole:
-                whole.write_text(json.dumps(courses))
+                whole.write_text(json.dumps(study))
         found.setdefault(kind, []).append(Course(**courses[name]))
     table = "\n".join(lines(found))
     with replacing(folder / "study-lag.md") as whole:
         whole.write_text(f"{table}\n")
     figure(found).savefig(folder / "study-lag.png", dpi=200)
     return table
+
+
+def _digest(config: Config) -> str:
+    """Of what a configuration says, but for where its runs and models lie."""
+    said = config.model_dump(mode="json", exclude_unset=True)
+    said.get("run", {}).pop("directory", None)
+    (said.get("warm_start") or {}).pop("directory", None)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _kinds(lags: Sequence[int], corrections: Sequence[str], caches: Sequence[str]) -> list[Kind]:

@@ -1,6 +1,7 @@
 """`cwm-rl verifier`: begin one, check that it keeps the contract, attack it, and measure it on labelled answers."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +11,8 @@ from verifiers import conformance, registry
 from verifiers.errors import UserError
 from verifiers.registry import Verifier
 
-Say = Callable[[str], None]
-
 _PROJECT: Final = """[build-system]
-requires = ["setuptools>=80"]
+requires = ["setuptools>=77"]
 build-backend = "setuptools.build_meta"
 
 [project]
@@ -98,15 +97,16 @@ def load(name: str) -> Verifier:
 
 def new(name: str, folder: Path) -> Path:
     """Write a package that works, in a directory below `folder`. Raises VerifierError."""
-    if not name.isidentifier() or not name.islower():
-        raise VerifierError(f"a verifier's name is small letters, digits and _, such as my_verifier, not '{name}'")
+    if not re.fullmatch(r"[a-z]([a-z0-9_]*[a-z0-9])?", name):
+        raise VerifierError(f"a verifier's name is a to z, 0 to 9 and _, such as my_verifier, not '{name}'")
     if name in registry.targets():
         raise VerifierError(f"there is a verifier '{name}' already")
     module = f"cwm_rl_{name}"
     place = folder / module
     if place.exists():
         raise VerifierError(f"{place} is there already")
-    words = {"name": name, "module": module, "kind": "".join(part.capitalize() for part in name.split("_"))}
+    kind = "".join(part.capitalize() for part in (*name.split("_"), "verifier"))
+    words = {"name": name, "module": module, "kind": kind}
     place.mkdir(parents=True)
     for file, text in (("pyproject.toml", _PROJECT), (f"{module}.py", _MODULE), (f"test_{module}.py", _TEST)):
         (place / file).write_text(text.format(**words))
@@ -145,7 +145,10 @@ async def audit(name: str, file: Path, backend: Backend) -> dict[str, Any]:
     verifier = load(name)
     sandboxes, _ = await choose(backend)
     try:
-        return await labelled.audit(verifier, sandboxes, list(labelled.read(file, name)))
+        answers = list(labelled.read(file, name))
+        if not answers:
+            raise VerifierError(f"{file} holds no labelled answer that {name} can grade")
+        return await labelled.audit(verifier, sandboxes, answers)
     finally:
         await _close(verifier)
 

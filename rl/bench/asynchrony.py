@@ -5,7 +5,7 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from itertools import count, cycle
@@ -18,6 +18,7 @@ from rl.bench.rollouts import SHAPES
 from rl.config import Config, validated
 from rl.inbox import Batch
 from rl.ledger import Reader
+from rl.progress import Say
 from rl.rollouts import Rollouts
 from rollout_workers.environments import Left
 from verifiers.sandbox import Sandboxes
@@ -42,8 +43,6 @@ _LOOK_AGAIN: Final = 0.05
 
 VERIFIER: Final = f"{__name__}:Checksum"
 ENVIRONMENT: Final = f"{__name__}:slow"
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from rl.init_model import InitModel, init_model
 from rl.learner import model
 from rl.learner.learner import Learner, LearnerSetup
 from rl.learner.packing import MicroBatch, Row, pack, row
+from rl.progress import Say
 from rollout_workers.clock import Clock
 from rollout_workers.trajectory import Completion, Context, Trajectory
 from verifiers.errors import UserError
@@ -36,11 +37,11 @@ QWEN3: Final[dict[str, dict[str, int]]] = {
 }
 """Published dense shapes; their weights are drawn at random."""
 SHAPES: Final = ("nano", *QWEN3)
+SHORTEST: Final = 8
+"""Tokens of a row, at least; two thirds of them are sampled."""
 
 _VOCABULARY, _MEMORY_TOKENS = 32768, 4096
 _PEAK_SIZE, _PEAK_PRODUCTS = 8192, 20
-
-Say = Callable[[str], None]
 
 
 class BenchError(UserError):
@@ -78,6 +79,13 @@ class Work:
 
 def bench(work: Work, say: Say) -> dict[str, Any]:
     """All of it, as plain data. Raises BenchError."""
+    if work.shape not in SHAPES:
+        raise BenchError(f"there is no shape '{work.shape}': there are {', '.join(SHAPES)}")
+    if work.microbatch_tokens < work.longest or work.shortest > work.longest or work.shortest < SHORTEST:
+        raise BenchError(
+            f"rows of {work.shortest} to {work.longest} tokens in micro-batches of {work.microbatch_tokens} cannot be: "
+            f"the shortest has {SHORTEST} at least, and the longest fits into one"
+        )
     if work.device != "cpu" and not torch.cuda.is_available():
         raise BenchError(f"torch {torch.__version__} sees no GPU here: leave out --device, or install the cuda lock")
     with tempfile.TemporaryDirectory(prefix="cwm-bench-") as folder:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rl.init_model import InitModel, init_model
+from rl.progress import Say
 from rl.publisher import WeightsDirectory
 from rollout_workers.engine import Engine, EngineConfig
 from rollout_workers.weights import WeightsRef
@@ -30,7 +31,6 @@ SHAPES: Final = {
 }
 PROMPT_TOKENS: Final = 32
 
-Say = Callable[[str], None]
 _numbers = count()
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import psutil
 
+from rl.progress import Say
 from rollout_workers.sandbox import docker
 from rollout_workers.sandbox.box import agent_source
 from rollout_workers.sandbox.bubblewrap import Bubblewrap
@@ -34,8 +35,6 @@ LEAK_SECONDS: Final = 60.0
 OWNER_SECONDS: Final = 120.0
 MEBI: Final = 1 << 20
 AGENT: Final = agent_source()[:40]
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

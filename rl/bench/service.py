@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -19,6 +19,7 @@ from typing import Any, Final
 import psutil
 
 from rl.bench import history
+from rl.progress import Say
 
 START_SECONDS: Final = 60.0
 RATE: Final = 10.0
@@ -58,8 +59,6 @@ TASKS: Final = 200
 """Held-out tasks of a domain."""
 _ASKED = 100
 _WARM = 3
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

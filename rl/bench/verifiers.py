@@ -5,13 +5,14 @@ import gc
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Final
 
 import psutil
 
+from rl.progress import Say
 from rollout_workers.sandbox.select import choose
 from verifiers.code import CodeVerifier
 from verifiers.examples import boxed, fenced
@@ -29,7 +30,6 @@ CALLS: Final = 10
 CORES: Final = len(os.sched_getaffinity(0))
 MEBI: Final = 1 << 20
 
-Say = Callable[[str], None]
 Pair = tuple[str, str, bool]
 """A gold, an answer, and whether it is right."""
 

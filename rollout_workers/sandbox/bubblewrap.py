@@ -37,6 +37,7 @@ from verifiers.sandbox import SandboxError, SandboxSpec, SandboxUnavailable
 
 SYSTEM_PYTHON: Final = "/usr/bin/python3"
 INSTALL: Final = "install bubblewrap 0.6 or later (Debian, Ubuntu: apt-get install bubblewrap)"
+ALLOW: Final = "allow user namespaces (Ubuntu 23.10 or later: sysctl kernel.apparmor_restrict_unprivileged_userns=0)"
 ORDER_SECONDS: Final = 5.0
 """How long a template may leave its orders lying, some hundred of them, before the next is refused."""
 HANG_UP_SECONDS: Final = 2.0
@@ -272,7 +273,7 @@ async def probe() -> tuple[Probe, Bubblewrap | None]:
         async with backend.open() as sandbox:
             result = await sandbox.exec(["true"])
     except (SandboxError, ValueError) as error:
-        return Probe(False, f"bubblewrap does not work here ({error}): {INSTALL}, and allow user namespaces"), None
+        return Probe(False, f"bubblewrap does not work here ({error}): {INSTALL}, and {ALLOW}"), None
     if result.exit_code != 0:
         return Probe(False, f"bubblewrap runs nothing here: {result.stderr.decode(errors='replace')}"), None
     return Probe(True, f"bubblewrap works, with {limits}"), backend

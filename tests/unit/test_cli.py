@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -454,3 +455,48 @@ def test_an_image_needs_an_engine(
     assert "no container engine answers" in capfd.readouterr().err
     monkeypatch.setattr(images, "SCRIPT", tmp_path / "no.sh")
     assert "clone" in refusal(capfd, "image", "build")
+
+
+@pytest.mark.parametrize("command", ["status", "stop"])
+def test_a_mistyped_run_is_no_question_about_clusters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert f"there is no run in {tmp_path}/typo" in refusal(capsys, command, tmp_path / "typo")
+
+
+def test_what_the_disk_refuses_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert exits("verifier", "new", "mine", "--directory", tmp_path / "file") == 1
+    assert capsys.readouterr().err == f"cwm-rl: {tmp_path}/file/cwm_rl_mine: Not a directory\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("service", "--episodes", "0"),
+        ("weights", "--updates", "0"),
+        ("rollouts", "--rounds", "-1"),
+        ("async", "--mean", "-1"),
+        ("async", "--mean", "inf"),
+        ("learner", "--steps", "x"),
+    ],
+)
+def test_numbers_that_a_benchmark_cannot_have(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exits("bench", *words) == 2
+    assert f"argument {words[1]}: invalid" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--shape", "8b"), ("--tokens", "1", "9"), ("--microbatch", "10")])
+def test_a_benchmark_of_the_learner_that_cannot_be(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exits("bench", "learner", *words) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_is_said_to_nobody_ends_no_run(tmp_path: Path) -> None:
+    script = "from rl.cli import _say\nfor _ in range(3): _say('lag \u2264 4')\nopen('done', 'w').close()"
+    for command in (f"python -c {shlex.quote(script)} | true", f"python -c {shlex.quote(script)} > /dev/full"):
+        (tmp_path / "done").unlink(missing_ok=True)
+        paths = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+        subprocess.run(["sh", "-c", command], cwd=tmp_path, env=os.environ | paths, check=False, timeout=60)
+        assert (tmp_path / "done").exists(), command

@@ -135,12 +135,20 @@ def test_a_new_one_works_as_it_stands(tmp_path: Path) -> None:
     place = verifying.new("my_words", tmp_path)
     run = subprocess.run([sys.executable, "-m", "pytest", "-q", place], capture_output=True, text=True, check=False)
     assert "1 passed" in run.stdout, run.stdout + run.stderr
-    verifier = registry.load(f"{place}/cwm_rl_my_words.py:MyWords")
-    assert verifier is not registry.load(f"{place}/cwm_rl_my_words.py:MyWords")
+    verifier = registry.load(f"{place}/cwm_rl_my_words.py:MyWordsVerifier")
+    assert verifier is not registry.load(f"{place}/cwm_rl_my_words.py:MyWordsVerifier")
     assert asyncio.run(broken(verifier)) == set()
 
 
-@pytest.mark.parametrize(("name", "words"), [("My", "small letters"), ("a-b", "small letters"), ("math", "already")])
+def test_one_named_like_what_it_imports_works_too(tmp_path: Path) -> None:
+    place = verifying.new("task", tmp_path)
+    assert asyncio.run(broken(registry.load(f"{place}/cwm_rl_task.py:TaskVerifier"))) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("My", "a to z"), ("a-b", "a to z"), ("größe", "a to z"), ("x_", "a to z"), ("1a", "a to z"), ("math", "already")],
+)
 def test_names_that_cannot_be(name: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(verifying.VerifierError, match=words):
         verifying.new(name, tmp_path)
@@ -195,3 +203,11 @@ async def test_an_audit_counts_both_kinds_of_error_and_lists_them(tmp_path: Path
 def test_rows_without_labels_are_named(tmp_path: Path, row: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         list(labelled.read(rows(tmp_path, row), "plain"))
+
+
+def test_an_audit_of_nothing_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = rows(tmp_path, {"question": "q", "ground_truth": "A: 4", "solution": "x"})
+    with pytest.raises(SystemExit) as caught:
+        main(["verifier", "audit", "math", "--data", str(file), "--backend", "bubblewrap"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"cwm-rl: {file} holds no labelled answer that math can grade\n"

@@ -24,7 +24,7 @@ def test_every_run_is_taken_once_and_those_that_are_there_are_not(tmp_path: Path
     shutil.rmtree(tmp_path / "lag-0-none-keep-0")  # what the study needs of it is in its own file
     known = tmp_path / "study-lag.json"
     courses = json.loads(known.read_text())
-    del courses["lag-4-none-keep-0"]  # killed before it was written down: the run itself is there
+    del courses["runs"]["lag-4-none-keep-0"]  # killed before it was written down: the run itself is there
     known.write_text(json.dumps(courses))
     again = Executed(tmp_path)
     table = run_study(config, again, **TWO)
@@ -33,6 +33,18 @@ def test_every_run_is_taken_once_and_those_that_are_there_are_not(tmp_path: Path
     assert len(table.splitlines()) == 4
     assert (tmp_path / "study-lag.md").read_text() == f"{table}\n"
     assert (tmp_path / "study-lag.png").read_bytes().startswith(b"\x89PNG")
+    other = config_of(*EVALUATED, f"run.directory={tmp_path}", "learner.lr=1e-9")
+    with pytest.raises(ConfigError, match="was taken of another configuration"):
+        run_study(other, again, **TWO)
+
+
+def test_a_word_that_is_none_is_found_before_anything_runs(tmp_path: Path) -> None:
+    executed = Executed(tmp_path)
+    with pytest.raises(ConfigError, match="correction"):
+        run_study(
+            config_of(*EVALUATED, f"run.directory={tmp_path}"), executed, **TWO | {"corrections": ("none", "typo")}
+        )
+    assert executed.configs == []
 
 
 def test_without_lag_there_is_nothing_to_vary(tmp_path: Path) -> None:
