@@ -2,12 +2,11 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ class Command:
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self.process = process
         self._log = log
+        self._seen: dict[int, psutil.Process] = {}
 
     @property
     def output(self) -> str:
@@ -46,7 +46,18 @@ class Command:
     def tree(self) -> list[psutil.Process]:
         """The process and all below it."""
         own = psutil.Process(self.process.pid)
-        return [own, *own.children(recursive=True)]
+        found = [own, *own.children(recursive=True)]
+        self._seen |= {one.pid: one for one in found}
+        return found
+
+    def kill(self) -> None:
+        """Whatever is left of it, also of what it left behind where somebody looked."""
+        if self.process.poll() is None:
+            self.tree()
+        for one in self._seen.values():
+            with suppress(psutil.NoSuchProcess):
+                one.kill()  # psutil knows one by its start, too: never another's of the same number
+        self.process.wait(10)
 
     def find(self, title: str) -> psutil.Process:
         """The process below it whose title begins with `title`, such as `ray::Learner`."""
@@ -70,10 +81,7 @@ def cwm_rl(
     try:
         yield command
     finally:
-        if process.poll() is None:
-            for one in command.tree():
-                one.send_signal(signal.SIGKILL)
-        process.wait(10)
+        command.kill()
 
 
 def train(runs: Path, *settings: str) -> tuple[str, ...]:

@@ -87,8 +87,11 @@ def cluster() -> Iterator[Cluster]:
         yield one
     finally:
         head.terminate()
-        head.wait(60)
-        shutil.rmtree(home, ignore_errors=True)
+        try:
+            head.wait(60)
+        finally:
+            head.kill()
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def _state(cluster: Cluster, job: str) -> str:

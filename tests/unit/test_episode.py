@@ -8,7 +8,7 @@ import pytest
 from fakes import NoSandboxes, ScriptedSampler, said, task_of, tiny_model
 from plain_sandbox import PlainSandboxes
 
-from rollout_workers.engine import EngineError, Sampled
+from rollout_workers.engine import EngineError, Sampled, SampleError
 from rollout_workers.episode import run_episode
 from rollout_workers.renderer import Renderer
 from rollout_workers.trajectory import Completion, Context, Episode, EpisodeKey, Failed, FailureReason, StopReason
@@ -225,6 +225,15 @@ async def test_an_engine_that_fails_is_no_matter_of_the_environment(renderer: Re
 
     with pytest.raises(EngineError, match="it died"):
         await run_episode(KEY, task_of(), Dead(), renderer, NoSandboxes())
+
+
+async def test_a_reply_that_is_of_no_use_costs_one_episode(renderer: Renderer) -> None:
+    class Odd(ScriptedSampler):
+        async def sample(self, prompt: Any, max_tokens: int) -> Sampled:
+            raise SampleError("a log-probability of nan")
+
+    result = await run_episode(KEY, task_of(), Odd(), renderer, NoSandboxes())
+    assert result == Failed(KEY, FailureReason.INFRA_ERROR, "a log-probability of nan")
 
 
 async def test_text_of_a_task_forges_nothing(renderer: Renderer) -> None:

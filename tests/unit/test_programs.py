@@ -22,6 +22,7 @@ async def grade(source: str, *, mark: str = "python", verifier: CodeVerifier | N
     return await (verifier or CodeVerifier()).verify(task, Submission(fenced(source, mark)), PlainSandboxes())
 
 
+@pytest.mark.required
 @needs_compiler
 async def test_a_compiled_language() -> None:
     right = await grade(CPP, mark="cpp", stdin_tests=SUMS, language="cpp")
