@@ -118,6 +118,7 @@ class Docker:
         limits = {name.removeprefix("RLIMIT_").lower(): both for name, both in rlimits(spec, memory).items()}
         more = {"ulimits": _ulimits({name: both for name, both in limits.items() if name != "as"})}
         container = await stack.enter_async_context(self._container(spec, uid, KEEPER, more))
+        await call(container.attach)  # what it waits for the end of
         await call(container.start)
         channel = PlainChannel(Starter(container, f"{uid}:{uid}"))
         stack.callback(channel.close)

@@ -19,8 +19,8 @@ from rollout_workers.sandbox.agent import OOM_COUNTERS, OWN_ENV, evaluation
 from rollout_workers.sandbox.channel import ChannelClosedError, ChannelNonsenseError, Reply
 from verifiers.sandbox import SandboxUnavailable
 
-KEEPER: Final = ["sh", "-c", "while :; do sleep 60; done"]
-"""Process 1: keeps the container, and takes in orphans as it waits."""
+KEEPER: Final = ["sh", "-c", "exec 3<&0; cat <&3 >/dev/null & wait $!"]
+"""Process 1: keeps the container until its input ends, which is its owner's end, and takes in orphans as it waits."""
 END_SECONDS: Final = 5.0
 KILL: Final = ["sh", "-c", "kill -9 -1"]
 WRAPPER: Final = 'cd -- "$1" || exit 127; shift; "$@"; code=$?; kill -9 -1 2>/dev/null; exit $code'
