@@ -132,6 +132,7 @@ def test_computing_activations_again_changes_nothing(path: Path, learner: Any, w
     found = []
     for again in (False, True):
         one = learner(activation_checkpointing=again)
+        assert one._model.is_gradient_checkpointing is again
         one.step(batch(path))
         found.append(weights(one))
     assert same(*found)

@@ -118,3 +118,20 @@ async def test_files_are_taken_where_every_actor_sees_them(tmp_path: Path) -> No
 async def test_files_that_do_not_get_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"transport is 'file', and worker-1 cannot see .*: 'auto' and 'ray' get"):
         await _opened(tmp_path, "file", Placed("learner"), Placed("worker-0"), Placed("worker-1", here=False))
+
+
+async def test_ray_keeps_as_many_versions_as_are_wanted_and_no_more() -> None:
+    class Packs:
+        async def call(self, method: str) -> tuple[str]:
+            """A reference, as a tuple of one."""
+            assert method == "pack_weights"
+            return ("reference",)
+
+    offered: list[int] = []
+    fleet: Any = SimpleNamespace(offer=lambda ref, data: offered.append(ref.version))
+    store = ObjectStore(Packs(), fleet, keep=2)  # type: ignore[arg-type]
+    for version in range(5):
+        await store.prepare(version)
+        await store.offer(version)
+    assert offered == [0, 1, 2, 3, 4]
+    assert store.versions().keys() == {3, 4}

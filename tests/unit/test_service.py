@@ -368,7 +368,9 @@ def test_sql_in_a_filter_is_a_value(ledger: Ledger, client: TestClient) -> None:
     for value in ("' OR 1=1 --", '" OR ""="', "x'; DROP TABLE episodes; --", "%", "code' UNION SELECT 1"):
         answer = client.get("/api/v1/runs/one/episodes", params={"domain": value})
         assert answer.status_code == 200 and answer.json()["episodes"] == []
-        for name in ("state", "step", "reward_min", "reward_max", "before", "limit"):
+        assert client.get("/api/v1/runs/one/episodes", params={"text": value}).json()["episodes"] == []
+        numbers = ("step", "reward_min", "reward_max", "tokens_min", "tokens_max", "before", "limit")
+        for name in ("state", "outcome", "correct", *numbers):
             assert client.get("/api/v1/runs/one/episodes", params={name: value}).status_code == 422, name
     assert len(keys(client, "")) == 7
 
