@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-STATISTICS = ("tokens", "clip_fraction", "kl_k1", "kl_k3", "ratio_p01", "ratio_p50", "ratio_p99", "gap_max")
+STATISTICS = ("tokens", "kl_k1", "kl_k3", "ratio_p01", "ratio_p50", "ratio_p99", "gap_max")
 MOST_QUANTILES = 1 << 24
 """Values that torch takes quantiles of, at most."""
 
@@ -129,14 +129,10 @@ def sequences(logp: Tensor, logp_behaviour: Tensor, mask: Tensor, row_lengths: S
 
 
 @torch.no_grad()
-def statistics(
-    logp: Tensor, logp_behaviour: Tensor, advantage: Tensor, mask: Tensor, *, low: float, high: float
-) -> dict[str, float]:
+def statistics(logp: Tensor, logp_behaviour: Tensor, mask: Tensor) -> dict[str, float]:
     """How far the learner is from the policy that sampled, over the masked tokens of (T,) tensors.
 
     tokens           how many those are
-    clip_fraction    share of them that are beyond the bounds on their advantage's side: those that CWM's clipping takes
-                     the gradient from, whatever the correction in use does
     kl_k1, kl_k3     estimates of KL(behaviour ‖ learner) in nats: mean of −log ρ, and of ρ − 1 − log ρ
     ratio_p01 …      quantiles of ρ, of evenly spaced tokens where there are more than 2²⁴
     gap_max          largest |logp − logp_behaviour|
@@ -147,12 +143,10 @@ def statistics(
     log_ratio = (logp.float() - logp_behaviour.float())[mask]
     if not len(log_ratio):
         return dict.fromkeys(STATISTICS, 0.0)
-    ratio, sign = log_ratio.exp(), advantage[mask]
+    ratio = log_ratio.exp()
     quantiles = ratio[:: -(-len(ratio) // MOST_QUANTILES)]
-    clipped = ((sign > 0) & (ratio > 1 + high)) | ((sign < 0) & (ratio < 1 - low))
     values = (
         float(len(log_ratio)),
-        clipped.float().mean().item(),
         -log_ratio.mean().item(),
         (ratio - 1 - log_ratio).mean().item(),
         *torch.quantile(quantiles, ratio.new_tensor([0.01, 0.5, 0.99])).tolist(),

@@ -94,7 +94,7 @@ class Learner:
 
         Raises StepRefused, the weights being as they were.
         """
-        algorithm, config = self._setup.algorithm, self._setup.config
+        config = self._setup.config
         batches = pack(rows, config.microbatch_tokens)
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -116,7 +116,7 @@ class Learner:
             "rows": len(rows),
             "microbatches": len(batches),
             "tokens": sum(len(batch.tokens) for batch in batches),
-            **seen.summary(algorithm),
+            **seen.summary(),
         }
 
     def _backward(self, batch: MicroBatch, seen: "_Seen") -> float:
@@ -128,7 +128,7 @@ class Learner:
 
         loss, first = self._objective.on(behaviour, advantages, mask, batch.row_lengths)
         part, out = model.backward(self._model, batch, self._setup.temperature, loss, self._clock, first=first)
-        seen.add(out, behaviour, advantages, mask)
+        seen.add(out, behaviour, mask)
         return part
 
     def sees(self, directory: str) -> bool:
@@ -197,13 +197,12 @@ class _Seen:
     def __init__(self) -> None:
         self._parts: list[tuple[torch.Tensor, ...]] = []
 
-    def add(self, out: model.Forward, behaviour: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> None:
+    def add(self, out: model.Forward, behaviour: torch.Tensor, mask: torch.Tensor) -> None:
         """A micro-batch; all tensors (T,)."""
-        self._parts.append(tuple(one.detach()[mask] for one in (out.logp, behaviour, advantages, out.entropy)))
+        self._parts.append(tuple(one.detach()[mask] for one in (out.logp, behaviour, out.entropy, out.stilled)))
 
-    def summary(self, algorithm: AlgorithmConfig) -> dict[str, float]:
-        """Statistics of the whole step."""
-        logp, behaviour, advantages, entropy = (torch.cat(part) for part in zip(*self._parts, strict=True))
-        everything = torch.ones_like(logp, dtype=torch.bool)
-        stats = statistics(logp, behaviour, advantages, everything, low=algorithm.clip_low, high=algorithm.clip_high)
-        return {**stats, "entropy": entropy.mean().item()}
+    def summary(self) -> dict[str, float]:
+        """Statistics of the whole step; `clip_fraction` is the share of tokens that the loss took the gradient from."""
+        logp, behaviour, entropy, stilled = (torch.cat(part) for part in zip(*self._parts, strict=True))
+        stats = statistics(logp, behaviour, torch.ones_like(logp, dtype=torch.bool))
+        return {**stats, "entropy": entropy.mean().item(), "clip_fraction": stilled.mean().item()}

@@ -31,11 +31,13 @@ _FUSED = "RMSNorm", "MLP"
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Of every token that the policy sampled, given what precedes it in its row, else 0; both (T,), float32."""
+    """Of every token that the policy sampled, given what precedes it in its row, else 0; all (T,), float32."""
 
     logp: Tensor
     entropy: Tensor
     """Of the distribution the token was drawn from, in nats; carries no gradient."""
+    stilled: Tensor
+    """1 where the loss has no gradient: what clipping or masking took away. 0 where there was no loss."""
 
 
 def load(path: str, *, dtype: str, device: str, recompute: bool = False, fuse: bool = False) -> Any:
@@ -65,7 +67,7 @@ def forward(model: Any, batch: MicroBatch, temperature: float) -> Forward:
     hidden, places, chosen = _hidden(model, batch)
     head = model.get_output_embeddings()
     found = [_score(head, hidden[piece], chosen[piece], temperature) for piece in _pieces(head, hidden, None)]
-    return _spread(batch, places, found)
+    return _spread(batch, places, [(*one, torch.zeros_like(one[0])) for one in found])
 
 
 def backward(
@@ -94,18 +96,19 @@ def backward(
             head = model.get_output_embeddings()
             pieces = _pieces(head, hidden, head_elements)
             scored = [_score(head, hidden[piece], chosen[piece], temperature, entropy=False) for piece in pieces]
-            first(_spread(batch, places, scored).logp)
+            first(_spread(batch, places, [(logp, nothing, nothing) for logp, nothing in scored]).logp)
     head, gradient = model.get_output_embeddings(), torch.empty_like(hidden)
     total, found = hidden.new_zeros((), dtype=torch.float32), []
     with clock.time("head"):
         for piece in _pieces(head, hidden, head_elements):
             leaf = hidden[piece].detach().requires_grad_()
             logp, spread = _score(head, leaf, chosen[piece], temperature, entropy=entropy)
+            logp.retain_grad()
             part = loss(logp, places[piece])
             part.backward()  # type: ignore[no-untyped-call]
             gradient[piece] = cast(Tensor, leaf.grad)
             total += part.detach()
-            found.append((logp.detach(), spread))
+            found.append((logp.detach(), spread, (cast(Tensor, logp.grad) == 0).float()))
     with clock.time("backward"):
         if found:
             hidden.backward(gradient)  # type: ignore[no-untyped-call]
@@ -149,13 +152,12 @@ def _score(
     return scores.gather(-1, chosen[:, None]).squeeze(-1), spread
 
 
-def _spread(batch: MicroBatch, places: Tensor, found: Sequence[tuple[Tensor, Tensor]]) -> Forward:
+def _spread(batch: MicroBatch, places: Tensor, found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Forward:
     """Piece by piece to (T,)."""
     nothing = torch.zeros(len(batch.tokens), device=places.device)
     if not found:
-        return Forward(nothing, nothing)
-    logp, entropy = (nothing.scatter(0, places, torch.cat(part)) for part in zip(*found, strict=True))
-    return Forward(logp, entropy)
+        return Forward(nothing, nothing, nothing)
+    return Forward(*(nothing.scatter(0, places, torch.cat(part)) for part in zip(*found, strict=True)))
 
 
 @torch.no_grad()

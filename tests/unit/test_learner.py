@@ -128,6 +128,25 @@ def test_the_gradient_is_the_same_however_the_head_is_cut(path: Path, elements: 
         assert (mine - parameter.grad).norm() <= 1e-5 * parameter.grad.norm(), name
 
 
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [
+        ({}, 0.5),  # of the tokens that became likelier by e, good ones have no gradient left
+        ({"correction": "decoupled"}, 0.0),
+        ({"correction": "tis"}, 0.0),
+        ({"correction": "icepop", "correction_cap": 2.0}, 0.5),
+        ({"loss": "cispo"}, 0.0),
+    ],
+)
+def test_what_is_told_as_clipped_has_no_gradient(path: Path, options: dict[str, Any], share: float) -> None:
+    fair = on_policy(path, list(range(3, 24)), 1, 1.0)
+    half = fair.logprobs - np.where(fair.mask, np.arange(len(fair.mask)) % 2, 0).astype(np.float32)
+    settings = LearnerConfig.model_validate({"lr": 1e-3, "microbatch_tokens": 4096})
+    algorithm = AlgorithmConfig.model_validate({"norm": 64} | options)
+    one = Learner(LearnerSetup(str(path), False, "float32", 1.0, settings, algorithm))
+    assert one.step([replace(fair, logprobs=half)])["clip_fraction"] == share
+
+
 def test_computing_activations_again_changes_nothing(path: Path, learner: Any, weights: Any) -> None:
     found = []
     for again in (False, True):
