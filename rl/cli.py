@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = add("serve", _serve, "Show runs to a browser and to programs, start and stop them.")
     serve.add_argument("--runs", type=Path, default=Path("runs"), help="directory of the runs")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; any but loopback's needs a token")
-    serve.add_argument("--port", type=int, default=8400, help="port to listen on")
+    serve.add_argument("--port", type=int, default=8400, help="port to listen on; 0: a free one")
     serve.add_argument("--name", action="append", default=[], metavar="HOST[:PORT]", help="by which others reach it")
     serve.add_argument("--token-file", type=Path, help="lines `read TOKEN` or `operate TOKEN`, for its owner alone")
     serve.add_argument("--configs", type=Path, help="directory of the configurations that may be started")

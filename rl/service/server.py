@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,7 @@ class Place:
     runs: Path
     host: str = "127.0.0.1"
     port: int = 8400
+    """0 takes a free one."""
     names: tuple[str, ...] = ()
     """HOST or HOST:PORT by which others reach it, beside the one it listens on."""
     tokens: Path | None = None
@@ -54,14 +55,15 @@ def serve(place: Place, say: Callable[[str], None]) -> None:
             f"without a token the service answers on loopback only ({', '.join(LOOPBACK)}), not on '{place.host}': give"
             " --token-file, or set CWM_RL_READ_TOKEN or CWM_RL_OPERATE_TOKEN, or leave --host out"
         )
-    if not 1 <= place.port <= 65535:
-        raise ServiceError(f"--port {place.port} is no port: take one from 1 to 65535")
+    if not 0 <= place.port <= 65535:
+        raise ServiceError(f"--port {place.port} is no port: take one from 1 to 65535, or 0 for a free one")
     if not place.runs.is_dir():
         raise ServiceError(f"there is no directory {place.runs}: name the one that holds the runs with --runs")
     if place.configs is not None and not place.configs.is_dir():
         raise ServiceError(f"there is no directory {place.configs}: name the one that holds configurations")
-    app = create_app(place.runs, _names(place), door, place.configs)
     with _bound(place.host, place.port) as listener:
+        place = replace(place, port=listener.getsockname()[1])
+        app = create_app(place.runs, _names(place), door, place.configs)
         shown = f"[{place.host}]" if ":" in place.host else place.host
         say(f"http://{shown}:{place.port}/ shows the runs in {place.runs}; Ctrl-C ends it")
         server = uvicorn.Server(

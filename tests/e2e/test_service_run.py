@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -61,13 +60,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    command = [sys.executable, "-m", "rl.cli", "serve", "--runs", str(tmp_path), "--port", str(port)]
+    command = [sys.executable, "-m", "rl.cli", "serve", "--runs", str(tmp_path), "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
         try:
-            assert child.stdout is not None and child.stdout.readline().startswith("http://")
-            yield Service(port)
+            assert child.stdout is not None
+            yield Service(int(child.stdout.readline().partition("/ shows")[0].rpartition(":")[2]))
         finally:
             child.send_signal(signal.SIGTERM)
             child.wait(20)

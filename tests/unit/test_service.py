@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -431,16 +432,15 @@ def test_a_busy_port_and_a_missing_directory_get_a_sentence(runs: Path, capsys: 
 @pytest.fixture
 def served(ledger: Ledger, runs: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """The command itself, and its port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "rl.cli", "serve", "--runs", runs, "--port", str(port)]
+    command = [sys.executable, "-m", "rl.cli", "serve", "--runs", runs, "--port", "0"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, env=environment, text=True, **pipes) as child:
         try:
             assert child.stdout is not None
-            assert child.stdout.readline().startswith(f"http://127.0.0.1:{port}/ shows the runs in ")
-            yield child, port
+            said = re.match(r"http://127\.0\.0\.1:(\d+)/ shows the runs in ", child.stdout.readline())
+            assert said is not None
+            yield child, int(said[1])
         finally:
             child.kill()
 

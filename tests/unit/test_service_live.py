@@ -31,15 +31,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 @contextmanager
 def serving(runs: Path, program: tuple[str, str] = ("-m", "rl.cli")) -> Iterator[int]:
     """The command itself; its port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    command = [sys.executable, *program, "serve", "--runs", str(runs), "--port", str(port)]
+    command = [sys.executable, *program, "serve", "--runs", str(runs), "--port", "0"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=environment, cwd=ROOT, text=True, **pipes) as child:
         try:
-            assert child.stdout is not None and child.stdout.readline().startswith("http://")
-            yield port
+            assert child.stdout is not None
+            yield int(child.stdout.readline().partition("/ shows")[0].rpartition(":")[2])
         finally:
             child.kill()
 
