@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def warm_start(
     of_base = _shape(base) if isinstance(base, InitModel) else fingerprint(base)
     stage = Stage(str(base), conversations, {"base": of_base, "conversations": identity}, config, dtype, reasoning)
     shared, out = out is None, out or models / f"warm-{stage.digest}"
-    with _alone(out, say):
+    with _alone(out, say) if not (shared and finished(out)) else nullcontext():
         if shared and finished(out):
             say(f"the warm start is there already: {out}")
             return out
@@ -109,6 +109,8 @@ def _alone(out: Path, say: Say) -> Iterator[None]:
         except BlockingIOError:
             say(f"another process makes {out}: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            say(f"{lock.name} cannot be locked ({error.strerror}): start no second run that makes the same model")
         yield
         Path(lock.name).unlink(missing_ok=True)  # who still waits for it finds the model made
 

@@ -81,7 +81,7 @@ def run_study(
     folder = config.run.directory
     known, taken_of = folder / "study-lag.json", _digest(config)
     study: dict[str, Any] = json.loads(known.read_text()) if known.exists() else {"of": taken_of, "runs": {}}
-    if study["of"] != taken_of:
+    if study.get("of") != taken_of:
         raise ConfigError(f"{known} was taken of another configuration: set another run.directory, or remove it")
     courses, found = study["runs"], dict[Kind, list[Course]]()
     planned = [

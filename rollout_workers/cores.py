@@ -21,8 +21,11 @@ def left(numbers: Iterable[int]) -> Iterator[None]:
     Threads and processes that it starts inherit that; what ran before goes on where it was.
     """
     usable = os.sched_getaffinity(0)
-    if others := usable - set(allowed(numbers)):
-        _move(others)
+    others = usable - set(allowed(numbers))
+    if others in (usable, set()):
+        yield
+        return
+    _move(others)
     try:
         yield
     finally:

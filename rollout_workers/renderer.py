@@ -120,7 +120,8 @@ class Renderer:
     def _marks_of_the_template(self) -> set[str]:
         """Tokens that were added, and not as special ones, and that the template's source has: `<tool_call>`, say."""
         added = self._tokenizer.added_tokens_decoder.values()
-        return {one.content for one in added if not one.special and one.content in str(self._tokenizer.chat_template)}
+        source = str(self._tokenizer.chat_template)  # which is indented: runs of blanks are no marks
+        return {one.content for one in added if not one.special and not one.content.isspace() and one.content in source}
 
     @cached_property
     def _plain(self) -> Any:

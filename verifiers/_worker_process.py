@@ -14,6 +14,10 @@ from typing import IO, Any
 _START_SECONDS = 120.0
 
 
+class SilentError(RuntimeError):
+    """It did not answer in its time, and was killed."""
+
+
 class WorkerProcess:
     """JSON lines in and out; the first to come out is {"ready": true}. Blocking; one thread at a time.
 
@@ -33,10 +37,14 @@ class WorkerProcess:
         """Bring the process up if it is not. Raises RuntimeError if it does not come."""
         if not self.spawn():
             return
-        said = self._receive(_START_SECONDS)
+        why: object = None
+        try:
+            said = self._receive(_START_SECONDS)
+            why = "it ended" if said is None else said.get("error")
+        except TimeoutError:
+            said, why = None, f"it did not answer within {_START_SECONDS:g} s"
         if said != {"ready": True}:
             self.close()
-            why = said.get("error") if said else f"it did not answer within {_START_SECONDS:g} s"
             raise RuntimeError(f"the process {self._name} did not start: {why}")
         self._coming = False
 
@@ -52,7 +60,7 @@ class WorkerProcess:
         return True
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
-        """Its answer; None if it died or kept silent for `seconds`, after which it is killed. Raises RuntimeError."""
+        """Its answer; None if it died. Raises SilentError after so many seconds, RuntimeError if it does not start."""
         self.start()
         stdin, _ = self._pipes()
         try:
@@ -61,6 +69,9 @@ class WorkerProcess:
             reply = self._receive(seconds)
         except BrokenPipeError:
             reply = None
+        except TimeoutError:
+            self.close()
+            raise SilentError(f"the process {self._name} did not answer within {seconds:g} s") from None
         if reply is None:
             self.close()
         return reply
@@ -71,13 +82,14 @@ class WorkerProcess:
         return self._process.stdin, self._process.stdout
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:
-        """The next line, or None if the process ended or kept silent for `seconds`."""
+        """The next line, or None if the process ended. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
         stream = self._pipes()[1].fileno()
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
-            chunk = os.read(stream, 1 << 16) if ready else b""
-            if not chunk:
+            if not ready:
+                raise TimeoutError
+            if not (chunk := os.read(stream, 1 << 16)):
                 return None
             self._buffer += chunk
         line, self._buffer = self._buffer.split(b"\n", 1)

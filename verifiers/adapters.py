@@ -8,11 +8,13 @@ import json
 import math
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verifiers._relay import TamperedError
+from verifiers._worker_process import SilentError
 from verifiers._workers import Workers
 from verifiers.reply import FormatError, after_thinking, asks_to_reason
 from verifiers.sandbox import Sandboxes
@@ -21,16 +23,21 @@ from verifiers.verdict import Outcome, Verdict
 
 _ARITHMETIC = re.compile(r"[\d\s()+*/.,=^-]*")
 _NAMES = "a?(?:sin|cos|tan|cot|sec|csc)h?|exp|log|ln|sqrt|abs|Abs|sign|pi|oo|[A-Za-z]"
-_FORMULA = re.compile(rf"(?:[\d\s()+*/,=^-]|(?<=\d)\.|\.(?=\d)|(?<![A-Za-z])(?:{_NAMES})(?![A-Za-z]))*")
+_FORMULA = re.compile(rf"(?:[\d\s()+*/,=^-]|(?<=\d)\.|(?<!\d)\.(?=\d)|(?<![A-Za-z])(?:{_NAMES})(?![A-Za-z]))*")
 _LITERAL = re.compile(r"[^(_]*")
+_BOARD = re.compile(r"[Q_\s\[\]',\"]*")
 _EVALUATING = {
     **dict.fromkeys(("countdown", "puzzle24"), _ARITHMETIC),
     **dict.fromkeys(("simple_integration", "intermediate_integration", "polynomial_multiplication"), _FORMULA),
-    **dict.fromkeys(("binary_matrix", "spiral_matrix", "string_insertion", "n_queens"), _LITERAL),
+    **dict.fromkeys(("binary_matrix", "spiral_matrix", "string_insertion"), _LITERAL),
+    "n_queens": _BOARD,
 }
 """Data sets whose scoring evaluates the answer as Python, beside what it should be, and what an answer to them may be:
 no call, and nothing that builds one. What others may evaluate meets the walls below and refusals in their process."""
-_WALLS = ("--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--dev", "/dev")
+_WALLS = (
+    *("--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--dev", "/dev"),
+    *("--setenv", "HOME", "/dev/shm", "--setenv", "TMPDIR", "/dev/shm"),  # noqa: S108 - one of its own, in memory
+)
 
 
 class ForeignError(RuntimeError):
@@ -39,6 +46,17 @@ class ForeignError(RuntimeError):
 
 class ForeignHungError(ForeignError):
     """It gave no score in its time."""
+
+
+def _walls() -> Sequence[str]:
+    """Bubblewrap's, tried. Raises ValueError where there are none."""
+    walls, why = ("bwrap", *_WALLS), "bubblewrap is not installed"
+    if shutil.which("bwrap"):
+        tried = subprocess.run([*walls, "true"], capture_output=True, timeout=60, check=False)
+        if tried.returncode == 0:
+            return walls
+        why = f"bubblewrap does not work here: {tried.stderr.decode(errors='replace').strip()[-200:]}"
+    raise ValueError(f"reasoning_gym evaluates some answers, behind bubblewrap's walls alone, and {why}")
 
 
 class _Foreign:
@@ -52,9 +70,12 @@ class _Foreign:
 
     async def score(self, request: Mapping[str, Any]) -> float | None:
         """Raises TamperedError, ForeignError, and RuntimeError where its process does not start."""
-        said = await self._workers.ask(request)
+        try:
+            said = await self._workers.ask(request)
+        except SilentError:
+            raise ForeignHungError(f"{self._name} gave no score within {self._seconds:g} s") from None
         if said is None:
-            raise ForeignHungError(f"{self._name} gave no score within {self._seconds:g} s")
+            raise ForeignError(f"{self._name}'s process died")
         if "tampered" in said:
             raise TamperedError(said["tampered"])
         if "error" in said:
@@ -117,15 +138,13 @@ class ReasoningGym(_Foreign):
     """Payload: {"entry": one of a reasoning-gym data set}. Its score s from 0 to 1 is the reward 2 s - 1, right at 1.
 
     What follows the thoughts is the answer; of a reply with `<answer>` in it, what stands in that, once. Some data sets
-    evaluate answers as Python: all are scored behind bubblewrap's walls. Raises ValueError where it is not installed.
+    evaluate answers as Python: all are scored behind bubblewrap's walls. Raises ValueError where they do not stand.
     """
 
     lowest = -1.0
 
     def __init__(self, *, seconds: float = 10.0, processes: int = 1) -> None:
-        if (bubblewrap := shutil.which("bwrap")) is None:
-            raise ValueError("reasoning_gym may evaluate what the policy says, and does so in bubblewrap: install it")
-        super().__init__("reasoning_gym", "", seconds, processes, (bubblewrap, *_WALLS))
+        super().__init__("reasoning_gym", "", seconds, processes, _walls())
 
     def check_task(self, task: Task) -> None:
         """Raises ValueError."""

@@ -128,7 +128,7 @@ class Learner:
 
         loss, first = self._objective.on(behaviour, advantages, mask, batch.row_lengths)
         part, out = model.backward(self._model, batch, self._setup.temperature, loss, self._clock, first=first)
-        seen.add(out, behaviour, mask)
+        seen.add(out, behaviour, advantages, mask)
         return part
 
     def sees(self, directory: str) -> bool:
@@ -197,9 +197,10 @@ class _Seen:
     def __init__(self) -> None:
         self._parts: list[tuple[torch.Tensor, ...]] = []
 
-    def add(self, out: model.Forward, behaviour: torch.Tensor, mask: torch.Tensor) -> None:
+    def add(self, out: model.Forward, behaviour: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> None:
         """A micro-batch; all tensors (T,)."""
-        self._parts.append(tuple(one.detach()[mask] for one in (out.logp, behaviour, out.entropy, out.stilled)))
+        stilled = out.stilled * (advantages != 0)  # else there was nothing to take
+        self._parts.append(tuple(one.detach()[mask] for one in (out.logp, behaviour, out.entropy, stilled)))
 
     def summary(self) -> dict[str, float]:
         """Statistics of the whole step; `clip_fraction` is the share of tokens that the loss took the gradient from."""

@@ -37,7 +37,7 @@ class Forward:
     entropy: Tensor
     """Of the distribution the token was drawn from, in nats; carries no gradient."""
     stilled: Tensor
-    """1 where the loss has no gradient: what clipping or masking took away. 0 where there was no loss."""
+    """1 where the loss has no gradient: clipped, masked, or without an advantage. 0 where there is no loss."""
 
 
 def load(path: str, *, dtype: str, device: str, recompute: bool = False, fuse: bool = False) -> Any:

@@ -114,7 +114,7 @@ class _Protocol(H11Protocol):
                 self._came()
                 self._expect(BODY_SECONDS + HEADER_SECONDS)
                 self._in_body = True
-        elif self.conn.their_state is not h11.IDLE:
+        elif self._in_body or self.conn.their_state is not h11.IDLE:
             self._came()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -98,7 +98,9 @@ def _native(row: Row) -> Draft:
     if kinds == ["answer"]:
         return Draft(prompt, _domain(row, "math"), {"answer": row.text("answer").strip()})
     payload: dict[str, Any]
-    if kinds != ["stdin_tests"] and (idle := [name for name in ("language", "compare", "checker") if row.has(name)]):
+    programs = ("language", "compare", "checker")
+    idle = [name for name in programs if row.has(name) and (name, row.get(name)) != ("language", "python")]
+    if idle and kinds != ["stdin_tests"]:
         raise row.error(f"is for whole programs, with stdin_tests, and this row has {kinds[0]}", idle[0])
     if kinds == ["check"]:
         payload = {"check": row.text("check"), "entry_point": row.text("entry_point")}

@@ -19,8 +19,11 @@ from rollout_workers.sandbox.agent import OOM_COUNTERS, OWN_ENV, evaluation
 from rollout_workers.sandbox.channel import ChannelClosedError, ChannelNonsenseError, Reply
 from verifiers.sandbox import SandboxUnavailable
 
-KEEPER: Final = ["sh", "-c", "exec 3<&0; cat <&3 >/dev/null & wait $!"]
-"""Process 1: keeps the container until its input ends, which is its owner's end, and takes in orphans as it waits."""
+KEEPER: Final = ["sh", "-c", "exec 3<&0; until cat <&3 >/dev/null & wait $!; do :; done"]
+"""Process 1: keeps the container until its input ends, which is its owner's end, and takes in orphans as it waits.
+
+Root's commands, and the end of any, kill the process that it waits for; then it starts another.
+"""
 END_SECONDS: Final = 5.0
 KILL: Final = ["sh", "-c", "kill -9 -1"]
 WRAPPER: Final = 'cd -- "$1" || exit 127; shift; "$@"; code=$?; kill -9 -1 2>/dev/null; exit $code'

@@ -163,7 +163,9 @@ def test_an_answer_that_is_evaluated_reaches_nothing(tmp_path: Path, monkeypatch
         ("puzzle24", ("(3 + 5) * 3", "2^3*3"), ("abs(24)", "x")),
         ("simple_integration", ("3*x**2/2 + C", "exp(x) - 0.5*sin(2*X)", "4*x^3"), ("exec(chr(95))", "x.y", "a[0]")),
         ("polynomial_multiplication", ("6*x**4 - 2*y", "(x+1)*(y-1)"), ("eval('4')", "getattr(x, y)", "__x")),
+        ("simple_integration", ("0.5 " * 5000, ".5*x", "1.*x"), ("0.5 " * 5000 + "and",)),
         ("spiral_matrix", ("1 2 3", "[1, 2]"), ("exec('')", "[].__class__", "(1)")),
+        ("n_queens", ("_ Q _ _\n_ _ _ Q\nQ _ _ _\n_ _ Q _", "[['_', 'Q'], ['Q', '_']]"), ("exec('Q')", "__Q__.x")),
     ],
 )
 def test_what_is_evaluated_holds_no_calls(dataset: str, fair: tuple[str, ...], foul: tuple[str, ...]) -> None:

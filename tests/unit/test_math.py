@@ -150,7 +150,7 @@ async def test_a_killed_process_is_ours_and_the_next_answer_is_graded() -> None:
         hanging = asyncio.create_task(grade(verifier, "\\sqrt{3}", "9^{9^{9^{9}}}"))
         child = await asyncio.to_thread(first_child, process)
         process.kill()
-        with pytest.raises(RuntimeError, match="died or hangs"):
+        with pytest.raises(RuntimeError, match="died"):
             await asyncio.wait_for(hanging, 10)
         psutil.wait_procs([child], timeout=10)
         assert not child.is_running(), "the child must die with its parent"
