@@ -168,20 +168,31 @@ def lines(found: Mapping[Kind, Sequence[Course]]) -> Iterator[str]:
 
 
 def figure(found: Mapping[Kind, Sequence[Course]]) -> Figure:
-    """Reward against steps and against time, one line a kind."""
-    whole = Figure(figsize=(10, 4.2), layout="constrained")
-    by_step, by_time = whole.subplots(1, 2, sharey=True)
-    for place, (kind, courses) in enumerate(found.items()):
-        steps = min(len(one.rewards) for one in courses)
-        rewards = _smoothed([fmean(one.rewards[at] for one in courses) for at in range(steps)])
-        seconds = [fmean(one.seconds[at] for one in courses) for at in range(steps)]
-        style = {"linestyle": "-" if kind.correction == "none" else "--", "color": f"C{place % 10}"}
-        by_step.plot(range(1, steps + 1), rewards, label=f"lag {kind.lag}, {kind.correction}, {kind.kv}", **style)
-        by_time.plot(seconds, rewards, **style)
-    _named(by_step, "optimiser step")
-    _named(by_time, "seconds since the first step")
-    by_step.set_ylabel(f"mean reward (running mean of {_WINDOW})")
-    by_step.legend(fontsize=7)
+    """Reward against steps, above, and time: a column for each correction and cache, a line for each lag.
+
+    The run without lag, which knows neither, stands in all of them.
+    """
+    columns = list(dict.fromkeys((kind.correction, kind.kv) for kind in found if kind.lag)) or [("none", "keep")]
+    whole = Figure(figsize=(1.5 + 2.7 * len(columns), 5.6), layout="constrained")
+    panels = whole.subplots(2, len(columns), sharey=True, sharex="row", squeeze=False)
+    for column, (correction, kv) in enumerate(columns):
+        by_step, by_time = panels[:, column]
+        for kind, courses in found.items():
+            if kind.lag and (kind.correction, kind.kv) != (correction, kv):
+                continue
+            steps = min(len(one.rewards) for one in courses)
+            rewards = _smoothed([fmean(one.rewards[at] for one in courses) for at in range(steps)])
+            seconds = [fmean(one.seconds[at] for one in courses) for at in range(steps)]
+            colour = f"C{LAGS.index(kind.lag)}" if kind.lag in LAGS else None
+            style: dict[str, Any] = {"color": colour, "linestyle": "-" if kind.lag else ":", "label": f"lag {kind.lag}"}
+            by_step.plot(range(1, steps + 1), rewards, **style)
+            by_time.plot(seconds, rewards, **style)
+        by_step.set_title(f"correction {correction}, kv {kv}", fontsize=9)
+        _named(by_step, "optimiser step")
+        _named(by_time, "seconds since the first step")
+    for row in panels:
+        row[0].set_ylabel(f"mean reward (of {_WINDOW} steps)")
+    panels[0][-1].legend(fontsize=8)
     return whole
 
 
