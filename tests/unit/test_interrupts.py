@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -67,6 +68,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+def gone(pid: int) -> bool:
+    """Soon: what was killed is there until it has a turn on a busy machine."""
+    deadline = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not alive(pid)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_once_ends_in_good_order_and_says_how_to_go_on(number: signal.Signals) -> None:
     with started(stubborn=False) as (process, child):
@@ -75,7 +84,7 @@ def test_once_ends_in_good_order_and_says_how_to_go_on(number: signal.Signals) -
         assert out.splitlines() == ["tidied", "result None"]
         assert err.splitlines() == ["stopping; once more ends it at once", ADVICE]
         assert process.returncode == 0  # the caller goes on, and chooses the exit code
-        assert not alive(child)
+        assert gone(child)
 
 
 def test_twice_ends_at_once_and_leaves_nothing() -> None:
@@ -87,11 +96,11 @@ def test_twice_ends_at_once_and_leaves_nothing() -> None:
         out, err = process.communicate(timeout=5)  # less than the grace of one
         assert (out, err.splitlines()) == ("", [ADVICE])
         assert process.returncode == 130
-        assert not alive(child)
+        assert gone(child)
 
 
 def test_work_that_ends_by_itself_is_not_disturbed() -> None:
     with started(stubborn=False, seconds=0) as (process, child):
         out, err = process.communicate(timeout=20)
         assert (out.splitlines(), err) == (["tidied", "result done"], "")
-        assert not alive(child)
+        assert gone(child)
