@@ -50,8 +50,9 @@ class ForeignHungError(ForeignError):
 
 def _walls() -> Sequence[str]:
     """Bubblewrap's, tried. Raises ValueError where there are none."""
-    walls, why = ("bwrap", *_WALLS), "bubblewrap is not installed"
-    if shutil.which("bwrap"):
+    why = "bubblewrap is not installed"
+    if bubblewrap := shutil.which("bwrap"):
+        walls = (bubblewrap, *_WALLS)
         tried = subprocess.run([*walls, "true"], capture_output=True, timeout=60, check=False)
         if tried.returncode == 0:
             return walls
