@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from rollout_workers.clock import Clock
 from rollout_workers.config import RolloutConfig
-from rollout_workers.cores import left
 from rollout_workers.engine import Engine, EngineError, Greedy
 from rollout_workers.episode import run_episode
 from rollout_workers.renderer import Renderer
@@ -112,7 +111,6 @@ class RolloutWorker:
                 seed=setup.seed,
             )
         )
-        self._stack.enter_context(left(config.engine.cores))
         mailbox = asyncio.create_task(self._read_mail(), name="weights mailbox")
         self._stack.callback(mailbox.cancel)
         return chosen

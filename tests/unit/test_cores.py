@@ -1,11 +1,10 @@
 """A number in a configuration means a CPU that the process may use."""
 
 import os
-import threading
 
 import pytest
 
-from rollout_workers.cores import allowed, left
+from rollout_workers.cores import allowed
 
 
 @pytest.mark.parametrize(
@@ -23,24 +22,3 @@ def test_cpus_are_counted_among_the_usable(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: usable)
     assert allowed(numbers) == expected
-
-
-def test_every_thread_leaves_them_and_comes_back() -> None:
-    usable, end = os.sched_getaffinity(0), threading.Event()
-    if len(usable) < 2:
-        pytest.skip("this process may use one CPU, which it cannot leave")
-    thread = threading.Thread(target=end.wait)
-    thread.start()
-
-    def everywhere() -> list[set[int]]:
-        return [os.sched_getaffinity(one) for one in (0, thread.native_id or 0)]
-
-    try:
-        with left([0]):
-            assert everywhere() == [usable - {min(usable)}] * 2
-        assert everywhere() == [usable] * 2
-        with left(range(len(usable))):
-            assert everywhere() == [usable] * 2, "there are no others"
-    finally:
-        end.set()
-        thread.join()
