@@ -113,7 +113,9 @@ class AlgorithmConfig(_Model):
     advantage: Literal["cwm", "grpo", "dr_grpo", "rloo"] = Field("cwm", description="How returns become advantages.")
     loss: Literal["clip", "gspo", "cispo", "dppo_tv"] = Field("clip", description="The surrogate.")
     correction: Literal["none", "decoupled", "tis", "icepop", "mis"] = Field(
-        "none", description="Clip against the learner before the step, and weigh by how far that is from the sampler."
+        "none",
+        description="Clip against the learner before the step, and weigh by how far that is from the sampler. With one "
+        "step a batch that never clips, and a late batch punishes once more what newer weights do less already.",
     )
     correction_cap: float = Field(2.0, gt=0, description="The largest such weight: tis cuts there, icepop, mis mask.")
     correction_floor: float = Field(0.5, ge=0, description="The smallest: icepop masks below it.")
