@@ -251,9 +251,10 @@ class Engine:
     async def _stage(self, ref: WeightsRef) -> None:
         """Have them loaded beside those in use."""
         async with self._updating("stage weights"):
-            await self._llm.collective_rpc("stage_weights", args=(ref.path,))
-            while None in (staged := await self._llm.collective_rpc("staged_weights")):  # noqa: ASYNC110 - it only answers
+            staged = await self._llm.collective_rpc("stage_weights", args=(ref.path,))
+            while None in staged:
                 await asyncio.sleep(_POLL_SECONDS)
+                staged = await self._llm.collective_rpc("staged_weights")
         if wrong := next(filter(None, staged), None):
             raise WeightsError(f"weights of version {ref.version} at {ref.path} cannot be loaded: {wrong}")
 

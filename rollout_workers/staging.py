@@ -1,12 +1,15 @@
 """Weights from a file, staged beside those in use and then taken. Runs inside vLLM's engine process."""
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from threading import Event
 from typing import Any, Final, Protocol
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
+from torch.nn.functional import linear
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
@@ -17,6 +20,11 @@ from vllm.model_executor.model_loader.reload.meta import materialize_meta_tensor
 from vllm.model_executor.model_loader.reload.sanitize import restore_layer_refs, sanitize_layer_refs
 from vllm.platforms import current_platform
 
+from rollout_workers.mapped import joined, mapped
+
+_log = logging.getLogger(__name__)
+_AT_ONCE_SECONDS: Final = 0.02
+"""So long may sampling wait for weights to be loaded: it would wait for a step of its own before it could ask."""
 _PACKED: Final = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
 
 
@@ -29,17 +37,21 @@ class StagedWeights:
     vllm_config: VllmConfig
     model_runner: Any
 
-    def stage_weights(self, path: str) -> None:
-        """Begin to load a safetensors file that has every parameter under its Hugging Face name."""
+    def stage_weights(self, path: str) -> str | None:
+        """Begin to load a safetensors file that has every parameter under its Hugging Face name; `staged_weights`."""
         if not hasattr(self, "_staging"):
             model, config = self.model_runner.get_model(), self.vllm_config
             self._thread = ThreadPoolExecutor(1, "stage-weights")
             self._staging: Staging = Twin(model) if _is_plain(model, config) else Reload(model, config)
             self._names = frozenset[str]()
-        self._loading = self._thread.submit(self._load, path)
+        self._staging.hurry.set()
+        self._loading = self._thread.submit(self._load, Path(path))
+        wait([self._loading], _AT_ONCE_SECONDS)
+        return self.staged_weights()
 
-    def _load(self, path: str) -> None:
-        weights = load_file(path)
+    def _load(self, path: Path) -> None:
+        self._staging.hurry.clear()
+        weights = mapped(path)
         names = frozenset(weights)
         if lacking := self._names - names:
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}, which weights before it had")
@@ -55,10 +67,20 @@ class StagedWeights:
     def take_staged_weights(self) -> None:
         """Sample from them; between two steps, while the scheduler is paused."""
         self._staging.take()
+        self._thread.submit(self._settle)
+
+    def _settle(self) -> None:
+        try:
+            self._staging.settle()
+        except (RuntimeError, MemoryError):
+            _log.exception("the weights just taken could not be packed: sampling goes on, slower")
 
 
 class Staging(Protocol):
     """Where new weights wait."""
+
+    hurry: Event
+    """Set when `settle` is to end, as newer weights wait."""
 
     def load(self, weights: dict[str, torch.Tensor]) -> None:
         """In any thread. Raises what the model says of weights that do not fit it."""
@@ -68,18 +90,29 @@ class Staging(Protocol):
         """Put them to use."""
         ...
 
+    def settle(self) -> None:
+        """Do what makes sampling faster and need not precede it, in any thread, while sampling goes on."""
+        ...
+
 
 class Twin:
-    """A second set of weights beside a model's own on a CPU, loaded and packed for its kernels; taking it is a swap.
+    """A second set of weights beside a model's own on a CPU; taking it is a swap.
 
-    Of each layer there is a shallow copy, whose parameters are its own. It only loads: nothing runs through it.
+    Of each layer there is a shallow copy, whose parameters are its own; nothing runs through it. The first weights go
+    through vLLM's loader. If that put every parameter together from whole tensors of the file, later files of the same
+    names and shapes are used as they lie, without a copy. Packed for the CPU's kernels they are once they are in use.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers: list[tuple[nn.Module, nn.Module]] = []
+        self.hurry = Event()
+        self._layers: list[tuple[Any, Any]] = []
         self._parameters: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
         """By the identity of a live one, so that those which are tied stay so."""
         self._model: Any = self._copy(model)
+        self._sources: dict[int, tuple[str, ...]] | None = None
+        """What of a file each parameter is; empty where it is not so simple, none before the first file."""
+        self._known: dict[str, tuple[torch.Size, torch.dtype]] = {}
+        self._before: list[torch.Tensor] = []
 
     def _copy(self, layer: nn.Module) -> nn.Module:
         twin = copy.copy(layer)
@@ -103,29 +136,85 @@ class Twin:
     @torch.inference_mode()
     def load(self, weights: dict[str, torch.Tensor]) -> None:
         """See `Staging`."""
+        known = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+        if self._sources and known == self._known:
+            for key, names in self._sources.items():
+                self._parameters[key][1].data = joined([weights[name] for name in names])
+            return
+        for _, fresh in self._parameters.values():
+            fresh.data = torch.empty(fresh.shape, dtype=fresh.dtype)  # the memory before it is being sampled from
         loaded = self._model.load_weights(weights.items())
         if lacking := dict(self._model.named_parameters()).keys() - loaded:
             raise ValueError(f"nothing in it is for {', '.join(sorted(lacking))}")
-        for _, twin in self._layers:
-            if isinstance(method := getattr(twin, "quant_method", None), _PACKED):
-                weight = twin._parameters["weight"]
-                method.process_weights_after_loading(twin)
-                twin._parameters["weight"] = weight  # which packing took away; the next weights go there
+        if self._sources is None:
+            self._sources, self._known = self._found(weights), known
+
+    def _found(self, weights: dict[str, torch.Tensor]) -> dict[int, tuple[str, ...]]:
+        """What of these weights each parameter was just loaded from, or nothing if any holds something else."""
+        fused: dict[str, list[str]] = getattr(self._model, "packed_modules_mapping", {})
+        keys = {id(fresh): key for key, (_, fresh) in self._parameters.items()}
+        found = {}
+        for name, fresh in self._model.named_parameters():
+            *above, module, leaf = name.split(".")
+            names = tuple(".".join((*above, part, leaf)) for part in fused.get(module, [module]))
+            parts = [weights[one] for one in names if one in weights]
+            if len(parts) < len(names) or not _is(fresh, parts):
+                return {}
+            found[keys[id(fresh)]] = names
+        return found if len(found) == len(self._parameters) else {}
 
     def take(self) -> None:
-        """See `Staging`. What was in use is where the next weights are loaded to."""
+        """See `Staging`."""
+        self._before = [live.data for live, _ in self._parameters.values()]  # giving memory back takes time
         for live, fresh in self._parameters.values():
-            if live.shape == fresh.shape:
-                live.data, fresh.data = fresh.data, live.data
+            live.data = fresh.data
+        for layer, _ in self._layers:
+            if _method(layer):
+                layer.cpu_linear = linear
+
+    @torch.inference_mode()
+    def settle(self) -> None:
+        """See `Staging`: pack them layer by layer, for the kernels that the CPU has for such weights."""
+        self._before = []
         for layer, twin in self._layers:
-            if "cpu_linear" in vars(twin):
-                layer.cpu_linear = twin.cpu_linear
+            if self.hurry.is_set():
+                return
+            if method := _method(layer):
+                layer.cpu_linear = _packed(method, twin)  # one assignment: a step may be running through it
+
+
+def _method(layer: Any) -> QuantizeMethodBase | None:
+    """What packs this layer's weight, if anything does."""
+    method = getattr(layer, "quant_method", None)
+    return method if isinstance(method, _PACKED) else None
+
+
+def _packed(method: QuantizeMethodBase, twin: Any) -> Any:
+    """The function that multiplies with a layer's packed weights, and leaves the layer's own as they are."""
+    own = {name: (parameter, parameter.data) for name, parameter in twin._parameters.items() if parameter is not None}
+    method.process_weights_after_loading(twin)
+    multiply, bias = twin.cpu_linear, twin._parameters.get("bias")
+    converted = None if bias is None or bias.data is own["bias"][1] else bias.data
+    for name, (parameter, data) in own.items():
+        twin._parameters[name], parameter.data = parameter, data
+    if converted is None:
+        return multiply
+    return lambda x, weight, bias: multiply(x, weight, None if bias is None else converted)
+
+
+def _is(fresh: torch.Tensor, parts: list[torch.Tensor]) -> bool:
+    """Whether a parameter is these parts below each other, bit for bit."""
+    if len({part.shape[1:] for part in parts}) > 1:
+        return False
+    whole = joined(parts)
+    return whole.shape == fresh.shape and whole.dtype == fresh.dtype and torch.equal(whole, fresh)
 
 
 class Reload:
     """vLLM's way for any model, layer by layer and in place: only reading the file comes before the pause."""
 
     def __init__(self, model: Any, config: VllmConfig) -> None:
+        self.hurry = Event()
         self._model, self._config = model, config
         self._weights: dict[str, torch.Tensor] = {}
 
@@ -146,12 +235,17 @@ class Reload:
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
 
+    def settle(self) -> None:
+        """See `Staging`: all was done."""
+
 
 def _is_plain(model: nn.Module, config: VllmConfig) -> bool:
-    """Whether it runs on a CPU, as it is written, and all that is packed can be packed apart from it."""
-    methods = (getattr(layer, "quant_method", None) for layer in model.modules())
+    """Whether it runs on a CPU, as it is written, and packing only ever replaces how a layer multiplies."""
+    processed = [
+        layer for layer in model.modules() if isinstance(getattr(layer, "quant_method", None), QuantizeMethodBase)
+    ]
     return (
         current_platform.is_cpu()
         and config.model_config.enforce_eager
-        and all(isinstance(method, _PACKED) for method in methods if isinstance(method, QuantizeMethodBase))
+        and all(_method(layer) and "cpu_linear" in vars(layer) for layer in processed)
     )

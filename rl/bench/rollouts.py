@@ -14,9 +14,10 @@ from random import Random
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rl.init_model import InitModel, init_model
+from rl.learner.weights import Outbox
 from rl.progress import Say
 from rl.publisher import WeightsDirectory
 from rollout_workers.engine import Engine, EngineConfig
@@ -156,10 +157,15 @@ async def _updated(
 
 
 async def weights(work: Updates, say: Say) -> dict[str, Any]:
-    """Milliseconds of an update under running requests, those of the pause in it, and of reading the file once."""
+    """Milliseconds of an update under running requests, from the learner's step to sampling by what came of it.
+
+    `paused_ms` of it is the pause. `released_ms` is no part of it: what the learner then pays before it can step again.
+    `read_ms` is for reading the file once, when nobody samples.
+    """
     say(f"starting an engine on {work.shape} …")
     async with _served(work.shape, work.streams) as (engine, model):
-        size, tensors = model.stat().st_size, load_file(model)
+        size = model.stat().st_size
+        tensors = {name: tensor.clone() for name, tensor in load_file(model).items()}
         with WeightsDirectory.open(model.parent, size, keep=1) as files:
             return await _weights(work, engine, tensors, files)
 
@@ -167,17 +173,22 @@ async def weights(work: Updates, say: Say) -> dict[str, Any]:
 async def _weights(
     work: Updates, engine: Engine, tensors: dict[str, torch.Tensor], files: WeightsDirectory
 ) -> dict[str, Any]:
-    sampling = asyncio.create_task(_without_end(engine, work.streams))
-    whole, paused = [], []
+    outbox, sampling = Outbox(tensors), asyncio.create_task(_without_end(engine, work.streams))
+    whole, paused, released = [], [], []
     try:
         await asyncio.sleep(1)
         for version in range(1, work.updates + 1):
-            began = time.monotonic()
+            for tensor in tensors.values():
+                tensor.mul_(1.0001)  # in place of a step
             file = files.file(version)
-            await asyncio.to_thread(save_file, tensors, file)
+            began = time.monotonic()
+            await asyncio.to_thread(outbox.publish, file)
             paused.append(await engine.swap(WeightsRef(version, str(file))))
             whole.append(time.monotonic() - began)
             files.prune()
+            began = time.monotonic()
+            await asyncio.to_thread(outbox.release)
+            released.append(time.monotonic() - began)
             await asyncio.sleep(0.2)
     finally:
         sampling.cancel()
@@ -190,6 +201,7 @@ async def _weights(
             "file_mb": file.stat().st_size / 2**20,
             "update_ms": 1000 * statistics.median(whole),
             "paused_ms": 1000 * statistics.median(paused),
+            "released_ms": 1000 * statistics.median(released),
             "read_ms": 1000 * statistics.median(read),
             "read_ratio": statistics.median(whole) / statistics.median(read),
         }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rl.algorithm.losses import statistics
 from rl.cluster import PushClient, put
 from rl.config import AlgorithmConfig, LearnerConfig
-from rl.learner import checkpoint, model
+from rl.learner import checkpoint, model, weights
 from rl.learner.masters import Masters
 from rl.learner.objective import Objective
 from rl.learner.optimisers import optimisers
@@ -79,6 +79,7 @@ class Learner:
             for one in self._optimisers:
                 checkpoint.load_optimiser(Path(setup.model), self._masters, one)
         self._objective = Objective(setup.algorithm)
+        self._outbox = weights.Outbox(weights.parameters(self._model))
 
     @property
     def policy(self) -> Any:
@@ -107,6 +108,9 @@ class Learner:
             norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm).item()
             if not (np.isfinite(loss) and np.isfinite(norm)):
                 raise StepRefused(f"loss {loss} with gradient norm {norm} on {len(rows)} rows: the step was not taken")
+        with self._clock.time("publishing"):
+            self._outbox.release()
+        with self._clock.time("optimiser"):
             for optimiser in self._optimisers:
                 optimiser.step()
             self._masters.stepped()
@@ -136,14 +140,14 @@ class Learner:
         return sees(directory)
 
     def write_weights(self, path: str) -> None:
-        """Put the current weights where the engines read them. Raises OSError."""
+        """Leave the current weights where the engines read them. Raises OSError."""
         with self._clock.time("publishing"):
-            model.write_weights(self._model, Path(path))
+            self._outbox.publish(Path(path))
 
     def pack_weights(self) -> tuple[Any]:
-        """Ray's reference to the file that `write_weights` writes, in a tuple, so that it is not followed."""
+        """Ray's reference to the bytes of such a file, in a tuple, so that it is not followed."""
         with self._clock.time("publishing"):
-            return (put(model.pack_weights(self._model)),)
+            return (put(weights.pack(weights.parameters(self._model))),)
 
     def connect(self, client: PushClient, engine_ranks: int) -> None:
         """Meet the engines behind `client`, `engine_ranks` GPUs in all, for `broadcast`."""
@@ -167,18 +171,17 @@ class Learner:
         """This process's id, and where its time went."""
         return os.getpid(), dict(self._clock.seconds)
 
-    def gaps(
-        self, rows: Mapping[int, Sequence[Row]], *weights: str | NDArray[np.uint8]
-    ) -> dict[int, tuple[float, int]]:
+    def gaps(self, rows: Mapping[int, Sequence[Row]], *files: str | NDArray[np.uint8]) -> dict[int, tuple[float, int]]:
         """For every version: max |log π_learner − recorded| over tokens sampled under it, and how many tokens.
 
-        `weights` are those of the versions in `rows`, in that order. `rows` must have been sampled so that the
-        comparison is exact (see `rl.exactness`). Ends this learner's use: its weights are replaced by the last
-        version's.
+        `files` hold the weights of the versions in `rows`, in that order, or are their bytes. `rows` must have been
+        sampled so that the comparison is exact (see `rl.exactness`). Ends this learner's use: its weights are replaced
+        by the last version's.
         """
+        self._outbox.release()
         found = {}
-        for (version, sampled), source in zip(rows.items(), weights, strict=True):
-            model.read_weights(self._model, source)
+        for (version, sampled), source in zip(rows.items(), files, strict=True):
+            weights.read(self._model, source)
             worst, count = 0.0, 0
             for one in sampled:
                 with torch.no_grad():

@@ -1,14 +1,10 @@
-"""The policy as the learner holds it: loading, log-probabilities of packed rows, weights to and from files."""
+"""The policy as the learner holds it: loading, log-probabilities of packed rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import torch as safetensors
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
@@ -18,7 +14,6 @@ from rl.learner import attention
 from rl.learner.memory import keep_freed
 from rl.learner.packing import MicroBatch
 from rollout_workers.clock import Clock
-from rollout_workers.weights import replacing
 
 transformers_logging.disable_progress_bar()
 
@@ -175,29 +170,3 @@ def _check_head(path: str, model: Any) -> None:
             f"the model at {path} does more to its logits than multiply a matrix with the last hidden states "
             "(a cap or a scale, say): such a model cannot be trained here"
         )
-
-
-def write_weights(model: Any, path: Path) -> None:
-    """All parameters under their Hugging Face names, whole or not at all. A head tied to the embedding is left out."""
-    with replacing(path) as temporary:
-        safetensors.save_file(_parameters(model), temporary)
-
-
-def pack_weights(model: Any) -> NDArray[np.uint8]:
-    """The file that `write_weights` writes, (bytes,)."""
-    return np.frombuffer(safetensors.save(_parameters(model)), np.uint8)
-
-
-def _parameters(model: Any) -> dict[str, torch.Tensor]:
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
-    return state
-
-
-def read_weights(model: Any, source: str | Path | NDArray[np.uint8]) -> None:
-    """The other way, of a file or its bytes. Raises OSError, or RuntimeError where names or shapes differ."""
-    state = safetensors.load(source.tobytes()) if isinstance(source, np.ndarray) else safetensors.load_file(source)
-    if model.config.tie_word_embeddings:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    model.load_state_dict(state)

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from rl.bench.rollouts import SHAPES
 from rl.init_model import init_model
+from rl.learner import weights
 from rollout_workers.engine import Engine, EngineConfig, EngineError
 from rollout_workers.weights import WeightsError, WeightsRef
 
@@ -32,11 +34,19 @@ def logprobs_of(model: Path, tokens: tuple[int, ...]) -> torch.Tensor:
     return logits[0, len(PROMPT) - 1 : -1].log_softmax(-1)[torch.arange(len(tokens)), list(tokens)]
 
 
+def in_use(file: Path) -> bool:
+    """Whether a child process has it in its memory."""
+    children = psutil.Process().children(recursive=True)
+    return any(str(file) in Path(f"/proc/{child.pid}/maps").read_text() for child in children)
+
+
 async def test_updates_are_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = [tmp_path / str(seed) for seed in range(3)]
     for seed, model in enumerate(models):
         init_model(SHAPES["nano"].model_copy(update={"seed": seed}), model)
     files = [model / "model.safetensors" for model in models]
+    files[2] = tmp_path / "as a learner writes it"
+    weights.write(weights.parameters(AutoModelForCausalLM.from_pretrained(models[2], dtype=torch.float32)), files[2])
 
     tensors = load_file(files[1])
     lacking, misshapen, cut = (tmp_path / f"{name}.safetensors" for name in ("lacking", "misshapen", "cut"))
@@ -69,6 +79,8 @@ async def test_updates_are_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
             await engine.swap(WeightsRef(version, str(file)))
         assert {span.version for reply in await asyncio.gather(*running) for span in reply.completions} >= {1, 4}
         await is_exactly(models[2], 4)
+        assert in_use(files[2]), "it is sampled from where it lies"
+        assert not in_use(files[0]), "it was let go of"
 
         # One that fails in its pause: who waits for a reply is told, too, and so is who asks for one.
         running[0] = asyncio.create_task(engine.sample(PROMPT, 400))

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from rl.config import AlgorithmConfig, LearnerConfig
-from rl.learner import model
+from rl.learner import model, weights
 from rl.learner.learner import Learner, LearnerSetup, StepRefused
 from rl.learner.packing import Row, pack, row
 from rollout_workers.clock import Clock
@@ -50,7 +50,7 @@ def learner(path: Path) -> Callable[..., Learner]:
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> Callable[[Learner], Weights]:
+def weights_of(tmp_path: Path) -> Callable[[Learner], Weights]:
     def read(learner: Learner) -> Weights:
         learner.write_weights(str(tmp_path / "w.safetensors"))
         return load_file(tmp_path / "w.safetensors")
@@ -81,15 +81,15 @@ def batch(path: Path, count: int = 7, seed: int = 0) -> list[Row]:
     ]
 
 
-def test_the_gradient_is_the_same_however_rows_are_cut(path: Path, learner: Any, weights: Any) -> None:
+def test_the_gradient_is_the_same_however_rows_are_cut(path: Path, learner: Any, weights_of: Any) -> None:
     """With an epsilon that dwarfs the gradient, AdamW's first step is lr/eps times it: gradients are compared."""
     rows = batch(path)
     found = {}
     for tokens in (64, 96, 4096):
         one = learner(microbatch_tokens=tokens, lr=1e3, eps=1e3, max_grad_norm=1e9)
-        before = weights(one)
+        before = weights_of(one)
         stats = one.step(rows)
-        found[tokens] = (stats["microbatches"], {name: new - before[name] for name, new in weights(one).items()})
+        found[tokens] = (stats["microbatches"], {name: new - before[name] for name, new in weights_of(one).items()})
     (most, small), (_, middle), (least, whole) = found.values()
     assert most > least == 1
     for name, step in whole.items():
@@ -147,27 +147,27 @@ def test_what_is_told_as_clipped_has_no_gradient(path: Path, options: dict[str, 
     assert one.step([replace(fair, logprobs=half)])["clip_fraction"] == share
 
 
-def test_computing_activations_again_changes_nothing(path: Path, learner: Any, weights: Any) -> None:
+def test_computing_activations_again_changes_nothing(path: Path, learner: Any, weights_of: Any) -> None:
     found = []
     for again in (False, True):
         one = learner(activation_checkpointing=again)
         assert one._model.is_gradient_checkpointing is again
         one.step(batch(path))
-        found.append(weights(one))
+        found.append(weights_of(one))
     assert same(*found)
 
 
 @pytest.mark.slow
-def test_small_steps_are_not_lost_in_bfloat16(path: Path, learner: Any, weights: Any) -> None:
+def test_small_steps_are_not_lost_in_bfloat16(path: Path, learner: Any, weights_of: Any) -> None:
     """A step of 1e-5 is far below what a bfloat16 of 0.05 can tell; 40 of them are not."""
     one, exact = (learner(dtype=dtype, lr=1e-5) for dtype in ("bfloat16", "float32"))
-    before = weights(one)
+    before = weights_of(one)
     assert {tensor.dtype for tensor in before.values()} == {torch.bfloat16}
     rows = batch(path)
     for _ in range(40):
         one.step(rows)
         exact.step(rows)
-    after, meant = weights(one), weights(exact)
+    after, meant = weights_of(one), weights_of(exact)
     moved = sum(int((after[name] != before[name]).sum()) for name in before)
     assert moved > 0.01 * sum(tensor.numel() for tensor in before.values())
     for name, tensor in after.items():
@@ -175,27 +175,27 @@ def test_small_steps_are_not_lost_in_bfloat16(path: Path, learner: Any, weights:
 
 
 @pytest.mark.slow
-def test_a_bfloat16_checkpoint_goes_on_exactly(path: Path, learner: Any, weights: Any, tmp_path: Path) -> None:
+def test_a_bfloat16_checkpoint_goes_on_exactly(path: Path, learner: Any, weights_of: Any, tmp_path: Path) -> None:
     whole = learner(dtype="bfloat16", lr=1e-6)
     whole.step(batch(path))
     whole.save(str(tmp_path / "step-1"), 1)
     again = learner(tmp_path / "step-1", dtype="bfloat16", lr=1e-6)
     for seed in range(3):
         assert whole.step(batch(path, seed=seed)) == again.step(batch(path, seed=seed))
-    assert same(weights(whole), weights(again))
+    assert same(weights_of(whole), weights_of(again))
     whole.save(str(tmp_path / "one"), 4)
     again.save(str(tmp_path / "two"), 4)
     assert same(*(load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")))
 
 
 @gpu
-def test_a_gpu_steps_as_a_cpu_does(path: Path, learner: Any, weights: Any) -> None:
+def test_a_gpu_steps_as_a_cpu_does(path: Path, learner: Any, weights_of: Any) -> None:
     here, there = learner(eps=1e-4), learner(eps=1e-4, device="cuda")
     for seed in range(3):
         mine, others = here.step(batch(path, seed=seed)), there.step(batch(path, seed=seed))
         assert others == pytest.approx(mine, rel=1e-3, abs=1e-4)
-    after = weights(there)
-    assert all((after[name] - tensor).abs().max() < 1e-4 for name, tensor in weights(here).items())
+    after = weights_of(there)
+    assert all((after[name] - tensor).abs().max() < 1e-4 for name, tensor in weights_of(here).items())
 
 
 def test_a_head_that_is_no_plain_matrix_is_refused(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_the_order_of_rows_does_not_matter(path: Path, learner: Any) -> None:
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
-def test_context_gets_no_gradient(path: Path, learner: Any, weights: Any) -> None:
+def test_context_gets_no_gradient(path: Path, learner: Any, weights_of: Any) -> None:
     tokens = list(range(40, 60))
     without, behind = learner(), learner()
     first = without.step([on_policy(path, tokens, 8, 1.0)])
@@ -233,10 +233,10 @@ def test_context_gets_no_gradient(path: Path, learner: Any, weights: Any) -> Non
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
 
     untouched = learner()
-    before = weights(untouched)
+    before = weights_of(untouched)
     stats = untouched.step([row(Trajectory((Context(tuple(tokens)),)), 1.0)])
     assert (stats["grad_norm"], stats["loss"]) == (0, 0)
-    assert same(weights(untouched), before)
+    assert same(weights_of(untouched), before)
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
@@ -255,7 +255,7 @@ def test_good_rises_and_bad_falls_in_one_batch(path: Path, learner: Any, tmp_pat
     one.step([good, bad])
     one.write_weights(str(tmp_path / "w"))
     policy = model.load(str(path), dtype="float32", device="cpu")
-    model.read_weights(policy, tmp_path / "w")
+    weights.read(policy, tmp_path / "w")
     for each, sign in ((good, 1), (bad, -1)):
         with torch.no_grad():
             logp = model.forward(policy, *pack([each], 1), 1.0).logp.numpy()
@@ -273,48 +273,48 @@ def test_a_step_says_what_it_did(path: Path, learner: Any) -> None:
 
 
 @pytest.mark.parametrize("poison", [math.inf, math.nan])
-def test_a_loss_that_is_not_finite_is_refused(path: Path, learner: Any, weights: Any, poison: float) -> None:
+def test_a_loss_that_is_not_finite_is_refused(path: Path, learner: Any, weights_of: Any, poison: float) -> None:
     good, bad = batch(path), on_policy(path, list(range(40, 60)), 8, poison)
     poisoned, clean = learner(), learner()
-    before = weights(poisoned)
+    before = weights_of(poisoned)
     with pytest.raises(StepRefused, match="the step was not taken"):
         poisoned.step([*good, bad])
-    assert same(weights(poisoned), before)
+    assert same(weights_of(poisoned), before)
     poisoned.step(good)  # nothing of the refused step is left in the gradient or in AdamW's moments
     clean.step(good)
-    assert same(weights(poisoned), weights(clean))
+    assert same(weights_of(poisoned), weights_of(clean))
 
 
-def test_a_logprob_of_minus_infinity_is_refused(path: Path, learner: Any, weights: Any) -> None:
+def test_a_logprob_of_minus_infinity_is_refused(path: Path, learner: Any, weights_of: Any) -> None:
     one = learner()
-    before = weights(one)
+    before = weights_of(one)
     broken = row(Trajectory((Context((1, 2)), Completion((3,), (-math.inf,), 0))), -1.0)
     with pytest.raises(StepRefused):
         one.step([broken])
-    assert same(weights(one), before)
+    assert same(weights_of(one), before)
 
 
-def test_the_gradient_is_clipped_and_logged_unclipped(path: Path, learner: Any, weights: Any) -> None:
+def test_the_gradient_is_clipped_and_logged_unclipped(path: Path, learner: Any, weights_of: Any) -> None:
     rows = batch(path)
     free, held = (learner(lr=1e3, eps=1e3, max_grad_norm=norm) for norm in (1e9, 1e-3))
-    start = weights(free)
+    start = weights_of(free)
     norms = [one.step(rows)["grad_norm"] for one in (free, held)]
     assert norms[0] == norms[1] > 1e-3
     moved = [
-        math.sqrt(sum((new - start[name]).square().sum().item() for name, new in weights(one).items()))
+        math.sqrt(sum((new - start[name]).square().sum().item() for name, new in weights_of(one).items()))
         for one in (free, held)
     ]
     assert moved[1] == pytest.approx(1e-3, rel=0.01)
     assert moved[0] == pytest.approx(norms[0], rel=0.01)
 
 
-def test_muon_steps_the_hidden_matrices_and_adamw_the_rest(path: Path, learner: Any, weights: Any) -> None:
+def test_muon_steps_the_hidden_matrices_and_adamw_the_rest(path: Path, learner: Any, weights_of: Any) -> None:
     rows, found = batch(path), {}
     for muon_lr in (None, 0.0, 1e-2):
         one = learner(muon_lr=muon_lr)
-        before = weights(one)
+        before = weights_of(one)
         one.step(rows)
-        found[muon_lr] = {name: after - before[name] for name, after in weights(one).items()}
+        found[muon_lr] = {name: after - before[name] for name, after in weights_of(one).items()}
     assert same(found[None], found[0.0])
     for name, step in found[1e-2].items():
         if step.ndim == 1 or "embed" in name:
@@ -325,13 +325,13 @@ def test_muon_steps_the_hidden_matrices_and_adamw_the_rest(path: Path, learner: 
 
 
 @pytest.mark.parametrize("muon_lr", [None, 1e-2])
-def test_weights_have_rates_by_their_names(path: Path, learner: Any, weights: Any, muon_lr: float | None) -> None:
+def test_weights_have_rates_by_their_names(path: Path, learner: Any, weights_of: Any, muon_lr: float | None) -> None:
     rows, steps = batch(path), []
     for lr_scale in ({}, {"embed": 2.0, "layers.0.mlp": 3.0, "mlp": 0.0}):
         one = learner(lr=1e-4, muon_lr=muon_lr, lr_scale=lr_scale)
-        before = weights(one)
+        before = weights_of(one)
         one.step(rows)
-        steps.append({name: after - before[name] for name, after in weights(one).items()})
+        steps.append({name: after - before[name] for name, after in weights_of(one).items()})
     for name, step in steps[0].items():
         factor = 2.0 if "embed" in name else 3.0 if "layers.0.mlp" in name else 0.0 if "mlp" in name else 1.0
         torch.testing.assert_close(steps[1][name], factor * step, atol=1e-7, rtol=1e-3)
@@ -345,7 +345,7 @@ def test_a_rate_for_no_weight_is_told(learner: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("muon_lr", [None, 1e-2])
 def test_a_checkpoint_goes_on_exactly(
-    path: Path, learner: Any, weights: Any, tmp_path: Path, muon_lr: float | None
+    path: Path, learner: Any, weights_of: Any, tmp_path: Path, muon_lr: float | None
 ) -> None:
     batches = [batch(path, seed=seed) for seed in range(4)]
     whole = learner(weight_decay=0.1, muon_lr=muon_lr)
@@ -355,10 +355,10 @@ def test_a_checkpoint_goes_on_exactly(
     other = learner(tmp_path / "step-2", muon_lr=None if muon_lr else 1e-2)  # its own state begins anew
     other.step(batches[2])
     again = learner(tmp_path / "step-2", weight_decay=0.1, muon_lr=muon_lr)
-    assert same(weights(again), weights(whole))
+    assert same(weights_of(again), weights_of(whole))
     for rows in batches[2:]:
         assert whole.step(rows) == again.step(rows)
-        assert same(weights(whole), weights(again))
+        assert same(weights_of(whole), weights_of(again))
 
 
 def test_weights_go_through_a_file(path: Path, learner: Any, tmp_path: Path) -> None:
@@ -367,9 +367,9 @@ def test_weights_go_through_a_file(path: Path, learner: Any, tmp_path: Path) -> 
     one.write_weights(str(tmp_path / "w"))
     assert "lm_head.weight" not in load_file(tmp_path / "w"), "a head tied to the embedding is not sent twice"
     other = model.load(str(tiny_model(tmp_path / "other", seed=8)), dtype="float32", device="cpu")
-    model.read_weights(other, tmp_path / "w")
+    weights.read(other, tmp_path / "w")
     again = tmp_path / "again"
-    model.write_weights(other, again)
+    weights.write(weights.parameters(other), again)
     assert same(load_file(again), load_file(tmp_path / "w"))
     assert other.lm_head.weight is other.model.embed_tokens.weight
 
@@ -381,16 +381,16 @@ def test_an_untied_head_goes_through_a_file(path: Path, tmp_path: Path) -> None:
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / name)
     one, two = (model.load(str(tmp_path / name), dtype="float32", device="cpu") for name in ("one", "two"))
     assert not torch.equal(one.lm_head.weight, two.lm_head.weight)
-    model.write_weights(one, tmp_path / "w")
-    model.read_weights(two, tmp_path / "w")
+    weights.write(weights.parameters(one), tmp_path / "w")
+    weights.read(two, tmp_path / "w")
     assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
 def test_weights_of_another_shape_are_refused(path: Path, tmp_path: Path) -> None:
     other = model.load(str(tiny_model(tmp_path / "other", layers=2)), dtype="float32", device="cpu")
-    model.write_weights(other, tmp_path / "w")
+    weights.write(weights.parameters(other), tmp_path / "w")
     with pytest.raises(RuntimeError, match="Missing key"):
-        model.read_weights(model.load(str(path), dtype="float32", device="cpu"), tmp_path / "w")
+        weights.read(model.load(str(path), dtype="float32", device="cpu"), tmp_path / "w")
 
 
 def test_gaps_are_of_the_tokens_of_a_version(path: Path, learner: Any, tmp_path: Path) -> None:
