@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     bench_weights.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
     bench_async = add("async", _bench_async, "What it is worth that nobody waits: whole runs, slow tools.", benches)
     bench_async.add_argument("--mean", type=_amount, default=0.5, metavar="SECONDS", help="of a tool call, log-normal")
-    bench_async.add_argument("--slots", type=_count, nargs="+", default=(192, 320), help="tried; the best counts")
+    bench_async.add_argument("--slots", type=_count, nargs="+", default=(320, 576), help="tried; the best counts")
     bench_async.add_argument("--steps", type=_count, default=30)
     bench_async.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
     bench_service = add("service", _bench_service, "Reading routes and the live stream, on a long run.", benches)

@@ -52,7 +52,7 @@ class Work:
     mean: float = 0.5
     """Seconds of a tool call, log-normal."""
     sigma: float = 1.0
-    slots: tuple[int, ...] = (192, 320)
+    slots: tuple[int, ...] = (320, 576)
     """Tried asynchronously; the best one counts. Without lag a batch fills them, and more would be thrown away."""
     steps: int = 30
     waiting_steps: int = 10
