@@ -47,10 +47,14 @@ class WeightsDirectory:
 
     @classmethod
     @contextmanager
-    def open(cls, fallback: Path, model_bytes: int, keep: int) -> Iterator["WeightsDirectory"]:
-        """For `keep` versions: in shared memory if they fit there twice over, else below `fallback`."""
+    def open(cls, fallback: Path, model_bytes: int, keep: int, engines: int = 1) -> Iterator["WeightsDirectory"]:
+        """For `keep` versions, those that engines still use, and what the learner works on.
+
+        In shared memory if they fit there twice over, else below `fallback`.
+        """
         room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
-        with scratch(_PREFIX, SHARED_MEMORY if room > 2 * (keep + 1) * model_bytes else fallback) as path:
+        wanted = 2 * (keep + engines + 1) * model_bytes
+        with scratch(_PREFIX, SHARED_MEMORY if room > wanted else fallback) as path:
             yield cls(path, keep)
 
     def file(self, version: int) -> Path:
@@ -144,7 +148,7 @@ async def opened(
     elif engine.transport == "ray":
         yield ObjectStore(learner, fleet, _kept(config))
     else:
-        with WeightsDirectory.open(directory, model_bytes, keep) as files:
+        with WeightsDirectory.open(directory, model_bytes, keep, len(fleet.workers)) as files:
             blind = await _blind([learner, *[await worker.ready() for worker in fleet.workers]], files.path)
             if blind and engine.transport == "file":
                 raise ConfigError(

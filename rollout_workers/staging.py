@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
 from typing import Any, Final, Protocol
@@ -51,11 +51,15 @@ class StagedWeights:
 
     def _load(self, path: Path) -> None:
         self._staging.hurry.clear()
-        weights = mapped(path)
-        names = frozenset(weights)
-        if lacking := self._names - names:
-            raise ValueError(f"it lacks {', '.join(sorted(lacking))}, which weights before it had")
-        self._staging.load(weights)
+        try:
+            weights = mapped(path)
+            names = frozenset(weights)
+            if lacking := self._names - names:
+                raise ValueError(f"it lacks {', '.join(sorted(lacking))}, which weights before it had")
+            self._staging.load(weights)
+        except BaseException:
+            self._settle()  # those in use stay, and settling them was broken off for these
+            raise
         self._names = names
 
     def staged_weights(self) -> str | None:
@@ -67,13 +71,15 @@ class StagedWeights:
     def take_staged_weights(self) -> None:
         """Sample from them; between two steps, while the scheduler is paused."""
         self._staging.take()
-        self._thread.submit(self._settle)
+        self._settle()
 
     def _settle(self) -> None:
-        try:
-            self._staging.settle()
-        except (RuntimeError, MemoryError):
-            _log.exception("the weights just taken could not be packed: sampling goes on, slower")
+        self._thread.submit(self._staging.settle).add_done_callback(_complain)
+
+
+def _complain(settled: Future[None]) -> None:
+    if wrong := settled.exception():
+        _log.error("weights could not be packed, and sampling goes on without that, slower: %r", wrong)
 
 
 class Staging(Protocol):
@@ -100,7 +106,8 @@ class Twin:
 
     Of each layer there is a shallow copy, whose parameters are its own; nothing runs through it. The first weights go
     through vLLM's loader. If that put every parameter together from whole tensors of the file, later files of the same
-    names and shapes are used as they lie, without a copy. Packed for the CPU's kernels they are once they are in use.
+    names and shapes are used as they lie, and only what is no neighbour there is copied together. Packed for the CPU's
+    kernels they are once they are in use.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -113,6 +120,7 @@ class Twin:
         """What of a file each parameter is; empty where it is not so simple, none before the first file."""
         self._known: dict[str, tuple[torch.Size, torch.dtype]] = {}
         self._before: list[torch.Tensor] = []
+        self._unpacked: list[tuple[Any, Any]] = []
 
     def _copy(self, layer: nn.Module) -> nn.Module:
         twin = copy.copy(layer)
@@ -168,19 +176,23 @@ class Twin:
         self._before = [live.data for live, _ in self._parameters.values()]  # giving memory back takes time
         for live, fresh in self._parameters.values():
             live.data = fresh.data
-        for layer, _ in self._layers:
-            if _method(layer):
-                layer.cpu_linear = linear
+        self._unpacked = [(layer, twin) for layer, twin in self._layers if _method(layer)]
+        for layer, _ in self._unpacked:
+            layer.cpu_linear = _multiply
 
     @torch.inference_mode()
     def settle(self) -> None:
         """See `Staging`: pack them layer by layer, for the kernels that the CPU has for such weights."""
         self._before = []
-        for layer, twin in self._layers:
-            if self.hurry.is_set():
-                return
-            if method := _method(layer):
-                layer.cpu_linear = _packed(method, twin)  # one assignment: a step may be running through it
+        while self._unpacked and not self.hurry.is_set():
+            layer, twin = self._unpacked[-1]
+            layer.cpu_linear = _packed(layer, twin)  # one assignment: a step may be running through it
+            self._unpacked.pop()
+
+
+def _multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """By weights that are not packed; with those that are, a kernel of vLLM's wants biases in float32."""
+    return linear(x, weight, None if bias is None else bias.to(x.dtype))
 
 
 def _method(layer: Any) -> QuantizeMethodBase | None:
@@ -189,14 +201,16 @@ def _method(layer: Any) -> QuantizeMethodBase | None:
     return method if isinstance(method, _PACKED) else None
 
 
-def _packed(method: QuantizeMethodBase, twin: Any) -> Any:
-    """The function that multiplies with a layer's packed weights, and leaves the layer's own as they are."""
-    own = {name: (parameter, parameter.data) for name, parameter in twin._parameters.items() if parameter is not None}
-    method.process_weights_after_loading(twin)
+def _packed(layer: Any, twin: Any) -> Any:
+    """The function that multiplies with a layer's weights, packed; they themselves stay as they are."""
+    own = dict(twin._parameters)
+    for name, parameter in own.items():
+        if parameter is not None:
+            parameter.data = layer._parameters[name].data  # the twin's may be newer ones by now, or half of them
+    twin.quant_method.process_weights_after_loading(twin)
     multiply, bias = twin.cpu_linear, twin._parameters.get("bias")
-    converted = None if bias is None or bias.data is own["bias"][1] else bias.data
-    for name, (parameter, data) in own.items():
-        twin._parameters[name], parameter.data = parameter, data
+    converted = bias.data if bias is not None and bias.dtype != layer.bias.dtype else None
+    twin._parameters.update(own)
     if converted is None:
         return multiply
     return lambda x, weight, bias: multiply(x, weight, None if bias is None else converted)
@@ -211,7 +225,7 @@ def _is(fresh: torch.Tensor, parts: list[torch.Tensor]) -> bool:
 
 
 class Reload:
-    """vLLM's way for any model, layer by layer and in place: only reading the file comes before the pause."""
+    """vLLM's way for any model, layer by layer and in place: only a look at the file comes before the pause."""
 
     def __init__(self, model: Any, config: VllmConfig) -> None:
         self.hurry = Event()
@@ -241,11 +255,12 @@ class Reload:
 
 def _is_plain(model: nn.Module, config: VllmConfig) -> bool:
     """Whether it runs on a CPU, as it is written, and packing only ever replaces how a layer multiplies."""
-    processed = [
-        layer for layer in model.modules() if isinstance(getattr(layer, "quant_method", None), QuantizeMethodBase)
-    ]
+    layers = [one for one in model.modules() if isinstance(getattr(one, "quant_method", None), QuantizeMethodBase)]
+    # What is skipped belongs to an attention that derives more from its weight once that is loaded.
     return (
         current_platform.is_cpu()
         and config.model_config.enforce_eager
-        and all(_method(layer) and "cpu_linear" in vars(layer) for layer in processed)
+        and all(
+            _method(one) and "cpu_linear" in vars(one) and not hasattr(one, "_cpu_skip_gemm_dispatch") for one in layers
+        )
     )

@@ -6,6 +6,7 @@ before they change again they are copied to a file of their own, while the engin
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from rollout_workers.mapped import DTYPES, mapped
+from rollout_workers.mapped import DTYPES, mapped_shared
 from rollout_workers.scratch import SHARED_MEMORY
 from rollout_workers.weights import replacing
 
@@ -75,21 +76,28 @@ class Outbox:
         """What was published stays as it was, whatever now happens to the tensors."""
         if self._published is None:
             return
-        parent, self._published = self._published.parent, None
+        parent = self._published.parent
         distinct = len({tensor.data_ptr() for tensor in self._state.values()}) == len(self._state)
-        if not (parent.is_relative_to(SHARED_MEMORY) and distinct and _on_cpu(self._state)):
-            return
-        path = parent / f".{os.getpid()}.next"
+        if parent.is_relative_to(SHARED_MEMORY) and distinct and _on_cpu(self._state):
+            self._move(parent)
+        self._published = None
+
+    def _move(self, parent: Path) -> None:
+        """To a file of their own, or, where there is no room, to memory of this process: publishing then says so."""
+        path = None
         try:
+            number, name = tempfile.mkstemp(".next", ".", parent)
+            os.close(number)
+            path = Path(name)
             _write(self._state, path)
-            lying = mapped(path, shared=True)
-        except OSError:  # no room: publishing will say so, if there is none by then
-            path.unlink(missing_ok=True)
-            lying = {name: tensor.detach().clone() for name, tensor in self._state.items()}
-        else:
-            self._lie = path
+            moved = mapped_shared(path)
+        except OSError:
+            if path is not None:
+                path.unlink(missing_ok=True)
+            moved, path = {name: tensor.detach().clone() for name, tensor in self._state.items()}, None
         for name, tensor in self._state.items():
-            tensor.data = lying[name]
+            tensor.data = moved[name]
+        self._lie = path
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> bool:

@@ -72,7 +72,7 @@ async def test_updates_are_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
                 await engine.swap(WeightsRef(2, str(bad)))
             await is_exactly(models[1], 1)
 
-        # Under requests that run; the third set is loaded to where the first one was.
+        # Under requests that run; the third set lies as a learner writes it.
         running = [asyncio.create_task(engine.sample(PROMPT, 400)) for _ in range(3)]
         await asyncio.sleep(0.2)
         for version, file in ((2, files[2]), (3, files[0]), (4, files[2])):

@@ -1,6 +1,7 @@
 """The learner with a real tiny model: what a step does, what it must not do, and that nothing is lost between two."""
 
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from rl.learner import model, weights
 from rl.learner.learner import Learner, LearnerSetup, StepRefused
 from rl.learner.packing import Row, pack, row
 from rollout_workers.clock import Clock
+from rollout_workers.scratch import SHARED_MEMORY
 from rollout_workers.trajectory import Completion, Context, Trajectory
 from verifiers.errors import UserError
 
@@ -372,6 +374,27 @@ def test_weights_go_through_a_file(path: Path, learner: Any, tmp_path: Path) -> 
     weights.write(weights.parameters(other), again)
     assert same(load_file(again), load_file(tmp_path / "w"))
     assert other.lm_head.weight is other.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize(("dtype", "muon_lr"), [("float32", 1e-2), ("bfloat16", None)])
+def test_it_learns_the_same_where_its_weights_are_published_as_they_lie(
+    path: Path, learner: Any, tmp_path: Path, dtype: str, muon_lr: float | None
+) -> None:
+    copying, lying = (learner(dtype=dtype, muon_lr=muon_lr) for _ in range(2))
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as name:
+        files = [(tmp_path / str(version), Path(name) / str(version)) for version in range(3)]
+        for seed, (one, other) in enumerate(files):
+            copying.write_weights(str(one))
+            lying.write_weights(str(other))
+            assert copying.step(batch(path, seed=seed)) == lying.step(batch(path, seed=seed))
+        assert all(one.read_bytes() == other.read_bytes() for one, other in files), "later steps left them alone"
+        for each, folder in ((copying, tmp_path / "a"), (lying, tmp_path / "b")):
+            each.save(str(folder), 3)
+        assert same(*(load_file(tmp_path / folder / "model.safetensors") for folder in "ab"))
+        rows = {0: [on_policy(path, list(range(40, 60)), 8, 1.0)]}
+        assert copying.gaps(rows, str(files[0][0])) == lying.gaps(rows, str(files[0][1]))
+        assert files[0][0].read_bytes() == files[0][1].read_bytes()
+        assert lying.policy.lm_head.weight is lying.policy.model.embed_tokens.weight
 
 
 def test_an_untied_head_goes_through_a_file(path: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load, load_file
 from torch import Tensor
 
 from rl.learner import weights
-from rollout_workers.mapped import joined, mapped
+from rollout_workers.mapped import joined, mapped, mapped_shared
 from rollout_workers.scratch import SHARED_MEMORY
 
 
@@ -97,7 +97,7 @@ def test_publishing_out_of_shared_memory_copies_nothing() -> None:
 
 def test_tied_tensors_stay_tied(folder: Path) -> None:
     one = state()
-    one["head.weight"] = one["embed.weight"]
+    one["head.weight"] = one["embed.weight"].detach()  # another tensor in the same place
     outbox = weights.Outbox(one)
     for version in range(2):
         outbox.publish(folder / str(version))
@@ -105,6 +105,33 @@ def test_tied_tensors_stay_tied(folder: Path) -> None:
         one["embed.weight"] += 1
     assert torch.equal(one["head.weight"], one["embed.weight"])
     assert not torch.equal(mapped(folder / "0")["embed.weight"], mapped(folder / "1")["embed.weight"])
+
+
+def test_two_learners_in_one_place_keep_apart() -> None:
+    one, two = state(), {name: tensor + 1 for name, tensor in state().items()}
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as folder:
+        for number, tensors in enumerate((one, two)):
+            outbox = weights.Outbox(tensors)
+            outbox.publish(Path(folder) / str(number))
+            outbox.release()
+        assert same(one, state())
+        assert same(two, {name: tensor + 1 for name, tensor in state().items()})
+
+
+def test_tensors_without_dimensions_or_elements_go_through_a_file(tmp_path: Path) -> None:
+    odd = {"a": torch.tensor(2.5), "b": torch.empty(0, 3), "c": torch.arange(6.0).view(2, 3).t()}
+    weights.write(odd, tmp_path / "w")
+    for found in (mapped(tmp_path / "w"), mapped_shared(tmp_path / "w"), load_file(tmp_path / "w")):
+        assert same(found, odd)
+        assert all(torch.equal(joined([tensor]), tensor) for tensor in found.values())
+
+
+def test_a_file_whose_data_are_not_aligned_is_read(tmp_path: Path) -> None:
+    weights.write(state(), tmp_path / "w")
+    whole = (tmp_path / "w").read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    (tmp_path / "w").write_bytes((end - 7).to_bytes(8, "little") + whole[8:end] + b" " + whole[end:])
+    assert same(mapped(tmp_path / "w"), state())
 
 
 def test_without_room_the_weights_go_on_and_the_version_stays() -> None:
