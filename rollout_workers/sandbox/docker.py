@@ -41,6 +41,8 @@ BASE_IMAGE: Final = "cwm-rl-base:local"
 INSTALL: Final = "install and start a container engine (Debian, Ubuntu: apt-get install docker.io)"
 CALL_SECONDS: Final = 30
 END_SECONDS: Final = 10
+KILLED: Final = 128 + 9
+"""Exit code by SIGKILL."""
 REMOVALS: Final = 3
 OWN_PROCESSES: Final = 16
 """The agent, nurses, and children of the agent that move files; commands have their own limit beside it."""
@@ -223,7 +225,7 @@ class Container:
         try:
             with suppress(SandboxUnavailable):
                 await call(self.client.wait, self.name, timeout=END_SECONDS)
-            state = (await call(self.client.inspect_container, self.name))["State"]
+            state = await self._state()
             stats = await call(self.client.stats, self.name, stream=False) if state["Running"] else {}
         except SandboxUnavailable:
             return None  # an engine that does not answer is no evidence
@@ -233,6 +235,15 @@ class Container:
         memory = stats.get("memory_stats", {})
         full = "limit" in memory and memory.get("usage", 0) > FULL * memory["limit"]
         return "out of memory: its commands hold all that it may have" if full else None
+
+    async def _state(self) -> dict[str, Any]:
+        """How it is. That it was out of memory, the engine may hear after its end, mostly .1 s before."""
+        for pause in (0, 0.1, 0.2, 0.4, 0.8):
+            await asyncio.sleep(pause)
+            state: dict[str, Any] = (await call(self.client.inspect_container, self.name))["State"]
+            if state["OOMKilled"] or state["ExitCode"] != KILLED:
+                break
+        return state
 
     async def remove(self) -> None:
         """Kill and remove it; it may never have been. Raises SandboxUnavailable, and leaves it to `sweep`."""

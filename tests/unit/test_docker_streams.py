@@ -1,4 +1,4 @@
-"""What the engine's streams become when their caller is cancelled."""
+"""What the engine's streams become when their caller is cancelled, and what its word on a container's end is worth."""
 
 import asyncio
 import socket
@@ -37,3 +37,25 @@ async def test_a_stream_that_opens_after_its_caller_was_cancelled_is_closed() ->
             await starting
         engine.ours.settimeout(10)
         assert engine.ours.recv(1) == b""  # nobody holds the other end
+
+
+class LateEngine:
+    """An API client that hears why a container was killed some looks after it ended."""
+
+    def __init__(self, code: int, looks: int) -> None:
+        self.code, self.looks = code, looks
+
+    def wait(self, *_: object, **__: object) -> None:
+        """It has ended."""
+
+    def inspect_container(self, _: str) -> dict[str, object]:
+        self.looks -= 1
+        return {"State": {"Running": False, "ExitCode": self.code, "OOMKilled": self.looks < 0}}
+
+
+@pytest.mark.parametrize(
+    ("code", "looks", "said"), [(137, 0, True), (137, 2, True), (137, 99, False), (0, 99, False), (1, 1, False)]
+)
+async def test_who_was_killed_for_memory_is_looked_at_again(code: int, looks: int, said: bool) -> None:
+    cause = await docker.Container(LateEngine(code, looks), "one").cause()
+    assert ("out of memory" in (cause or "")) == said
