@@ -211,6 +211,9 @@ async def _uncoupled(config: Config, batches: int) -> Rates:
     """Both measured alone, and side by side: the learner then goes round in what was sampled before."""
     directory = prepare.create(config, _unsaid)
     tasks = Waits(0, 0)
+    # All slots begin at once, and end so: until they have come apart, batches come faster than they are sampled.
+    wave = math.ceil(config.rollout.slots / EPISODES)
+    first, batches = SKIPPED + wave, max(batches, 2 * wave)
     async with run.opened(config, directory, [tasks], _unsaid) as opened:
         await opened.fleet.serve()
         opened.ledger.publish(0)
@@ -235,7 +238,7 @@ async def _uncoupled(config: Config, batches: int) -> Rates:
                     if sampling.done():
                         return
 
-            await take(SKIPPED)
+            await take(first)
             work = await take(batches)
             alone_sampling = taken.rate
             both.create_task(learn(cycle(work)))
