@@ -58,9 +58,9 @@ def decoupled(
     if correction == "tis":
         weight = weight.clamp(max=cap)
     elif correction == "mis":
-        weight = weight * (weight <= cap)
+        weight = torch.where(weight <= cap, weight, 0.0)
     elif correction == "icepop":
-        weight = weight * ((weight >= floor) & (weight <= cap))
+        weight = torch.where((weight >= floor) & (weight <= cap), weight, 0.0)
     gain = weight * torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
     return -torch.where(mask, gain, 0.0).sum() / norm
 
@@ -84,12 +84,12 @@ def dppo_tv(
     """
     mask = mask.bool()
     log_ratio = _log_ratio(logp, logp_behaviour, mask)
-    ratio = log_ratio.exp()
     with torch.no_grad():
         apart = torch.where(mask, logp.float().exp() - logp_behaviour.float().exp(), 0.0)
         away = ((advantage > 0) & (log_ratio > 0)) | ((advantage < 0) & (log_ratio < 0))
-        kept = ~(away & (apart.abs() > divergence))
-    return -torch.where(mask & kept, ratio * advantage, 0.0).sum() / norm
+        kept = mask & ~(away & (apart.abs() > divergence))
+    ratio = torch.where(kept, log_ratio, 0.0).exp()  # what is not kept may overflow, and 0 · ∞ is no gradient of 0
+    return -torch.where(kept, ratio * advantage, 0.0).sum() / norm
 
 
 def gspo(

@@ -51,6 +51,22 @@ def with_gradient(loss: Callable[[Tensor], Tensor], logp: Tensor) -> tuple[float
     return value.item(), leaf.grad
 
 
+@pytest.mark.parametrize("correction", ["icepop", "mis"])
+def test_a_weight_that_overflows_is_masked_too(correction: Any) -> None:
+    logp = torch.tensor([-1.0, -1.0], requires_grad=True)
+    behaviour, ones = torch.tensor([-120.0, -1.0]), torch.ones(2)
+    bounds: Any = {"correction": correction, "cap": CAP, "floor": FLOOR, "low": LOW, "high": HIGH, "norm": 1.0}
+    decoupled(logp, logp.detach(), behaviour, ones, ones, **bounds).backward()  # type: ignore[no-untyped-call]
+    assert logp.grad is not None and logp.grad.tolist() == [0.0, -1.0]
+
+
+def test_dppo_gives_no_gradient_to_a_ratio_that_overflows() -> None:
+    logp = torch.tensor([-0.01, -1.0], requires_grad=True)
+    behaviour, ones = torch.tensor([-120.0, -1.0]), torch.ones(2)
+    dppo_tv(logp, behaviour, ones, ones, divergence=APART, norm=1.0).backward()  # type: ignore[no-untyped-call]
+    assert logp.grad is not None and logp.grad.tolist() == [0.0, -1.0]
+
+
 @pytest.mark.parametrize("correction", ["decoupled", "tis", "icepop", "mis"])
 @given(TOKENS)
 def test_decoupled(correction: Any, tokens: list[Any]) -> None:
