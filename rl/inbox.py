@@ -50,11 +50,12 @@ class Inbox:
         self.taken_episodes = 0
         """Trained or filtered out, in all batches so far."""
         self._batches = 0
+        self._learnt_from = 0
 
     @property
     def episodes(self) -> int:
-        """How many wait."""
-        return sum(len(group.members) for group in self._waiting)
+        """How many wait, or are learnt from until the next batch is asked for: their version is still to come."""
+        return self._learnt_from + sum(len(group.members) for group in self._waiting)
 
     @property
     def episodes_per_batch(self) -> int:
@@ -75,14 +76,15 @@ class Inbox:
         Raises NothingToLearn.
         """
         async with self._changed:
-            self.starving = True
+            self.starving, self._learnt_from = True, 0
             try:
                 while not (taken := self._cut()):
                     await self._changed.wait()
             finally:
                 self.starving = False
         found = [row for group in taken for row in rows(group.members, self._advantages(group))]
-        self.taken_episodes += sum(len(group.members) for group in taken)
+        self._learnt_from = sum(len(group.members) for group in taken)
+        self.taken_episodes += self._learnt_from
         self._batches += 1
         return Batch(tuple(taken), tuple(found))
 

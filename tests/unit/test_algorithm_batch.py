@@ -142,10 +142,18 @@ def test_capacity_by_hand() -> None:
 
 @given(st.integers(0, 4), st.integers(1, 8), st.data())
 def test_nobody_whom_capacity_admits_gets_too_old(max_lag: int, per_step: int, data: st.DataObject) -> None:
-    """A queue in order of start: each step trains the oldest, and publishes one version."""
+    """A queue in order of start: each step trains the oldest, while more are started, and publishes one version."""
     queue: list[int] = []
-    for version in range(12):
-        room = capacity(max_lag=max_lag, episodes_per_step=per_step, pending=len(queue), running=0)
-        queue += [version] * data.draw(st.integers(0, room))
-        trained, queue = queue[:per_step], queue[per_step:]
-        assert all(version - started <= max_lag for started in trained)
+    version = 0
+
+    def admit(pending: int) -> None:
+        room = capacity(max_lag=max_lag, episodes_per_step=per_step, pending=pending, running=0)
+        queue.extend([version] * data.draw(st.integers(0, room)))
+
+    for _ in range(12):
+        admit(len(queue))
+        if len(queue) >= per_step:
+            trained, queue = queue[:per_step], queue[per_step:]
+            assert all(version - started <= max_lag for started in trained)
+            admit(len(queue) + len(trained))
+            version += 1
