@@ -3,6 +3,7 @@
 import asyncio
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -62,6 +63,14 @@ class WorkerStatus:
     """Open right now, without those that only stand ready."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Missed:
+    """Weights that could not be taken."""
+
+    version: int
+    why: str
+
+
 class RolloutWorker:
     """Samples episodes and grades them; takes the newest weights it has not got, and nobody waits for it."""
 
@@ -74,7 +83,7 @@ class RolloutWorker:
         self._mail = asyncio.Event()
         self._swapped = asyncio.Event()
         """Set at the next swap, and then another one takes its place."""
-        self._failed = False
+        self._missed = _Missed(-1, "")
         self._own_files = Path()
         self._faults: list[str] = []
         self._grading = 0
@@ -132,7 +141,7 @@ class RolloutWorker:
             try:
                 ref = await asyncio.to_thread(self._unpacked, ref.version, data)
             except OSError as error:
-                self._faults.append(f"weights of version {ref.version} could not be put down here: {error}")
+                self._miss(ref.version, f"weights of version {ref.version} could not be put down here: {error}")
                 return
         if self._offered is None or ref.version > self._offered.version:
             self._offered = ref
@@ -154,17 +163,20 @@ class RolloutWorker:
     async def has(self, version: int) -> bool:
         """Whether it samples from `version` or a newer one. Raises EngineError where it never will."""
         self._engine.check()
+        if self._engine.version < version <= self._missed.version:
+            raise EngineError(f"{self._missed.why}; nothing newer came")
         return self._engine.version >= version
 
     async def sample(self, key: EpisodeKey, task: Task, greedy: bool = False, version: int = -1) -> Episode | Failed:
         """Act one episode, not before weights of `version` are in. Raises EngineError."""
-        while self._engine.version < version and not self._failed:
-            await self._swapped.wait()
-        sampler = Greedy(self._engine) if greedy else self._engine
+        with self._clock.time("waiting for weights"):
+            while not await self.has(version):
+                await self._swapped.wait()
+        sampler, began = Greedy(self._engine) if greedy else self._engine, time.monotonic()
         result = await run_episode(key, task, sampler, self._renderer, self._sandboxes)
-        if isinstance(result, Episode):
-            for cause, seconds in result.seconds.items():
-                self._clock.seconds[cause] += seconds
+        went = result.seconds if isinstance(result, Episode) else {"failed": time.monotonic() - began}
+        for cause, seconds in went.items():
+            self._clock.seconds[cause] += seconds
         return result
 
     async def grade(self, task: Task, episode: Episode) -> Verdict:
@@ -210,12 +222,18 @@ class RolloutWorker:
             try:
                 self._clock.seconds["swapping"] += await self._engine.swap(ref)
             except WeightsError as error:
-                self._faults.append(str(error))
-            except EngineError:
-                self._failed = True  # every later `sample` raises it, and the driver starts another worker
-                return
+                self._miss(ref.version, str(error))
+            except EngineError as error:
+                self._missed = _Missed(ref.version, str(error))
+                return  # every later `sample` raises it, and the driver starts another worker
             finally:
                 self._wake()
+
+    def _miss(self, version: int, why: str) -> None:
+        """Go on with the weights that are there; who waits for these is told so."""
+        self._faults.append(why)
+        self._missed = _Missed(version, why)
+        self._wake()
 
     def _wake(self) -> None:
         """Those who wait for a version look again."""

@@ -136,6 +136,26 @@ async def test_weights_that_cannot_be_taken_are_told_once_and_the_next_are(
     await until_it_has(worker, 2)
 
 
+async def test_who_waits_for_weights_that_cannot_be_taken_is_told(
+    started: tuple[RolloutWorker, FakeEngine],
+) -> None:
+    """Without lag nothing newer would ever come."""
+    worker, engine = started
+    engine.refuses = {1}
+    waiting = asyncio.create_task(worker.sample(KEY, task_of(), version=1))
+    await asyncio.sleep(0)
+    await worker.offer(WeightsRef(1, "1"))
+    async with asyncio.timeout(SECONDS):
+        with pytest.raises(EngineError, match="weights of version 1 are not whole; nothing newer came"):
+            await waiting
+    with pytest.raises(EngineError, match="not whole"):
+        await worker.has(1)
+    assert await worker.has(0)
+    await worker.offer(WeightsRef(2, "2"))
+    await until_it_has(worker, 2)
+    assert await worker.has(1)
+
+
 async def test_who_waits_for_weights_that_killed_the_engine_is_told(started: tuple[RolloutWorker, FakeEngine]) -> None:
     worker, engine = started
     engine.dies_of = 1
