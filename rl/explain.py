@@ -11,6 +11,9 @@ LEARNER, BATCH = "the learner's step", "a batch of scored groups"
 """As the driver's waits are named."""
 WEIGHTS: Final = ("weights from the learner", "every worker's newest weights", "weights to the workers")
 CHECKPOINT: Final = "a checkpoint"
+COMMIT: Final = "the ledger's commit"
+QUEUED: Final = "queued"
+"""How a worker's causes begin that are of episodes without a slot."""
 BALANCED: Final = 0.1
 """Share of the training time within which two waits are alike."""
 ADVICE: Final = {
@@ -21,6 +24,7 @@ ADVICE: Final = {
     "grading": "faster or more verifiers would free the slots",
     "weights": "publishing takes its time: a faster transport of weights would help",
     "checkpoint": "a larger checkpoint.every would help",
+    "commit": "a faster disk under run.directory would help",
     "balanced": "learner and workers wait for each other equally: only more of both would help",
 }
 
@@ -58,14 +62,16 @@ def _explained(report: Mapping[str, Any]) -> dict[str, Any]:
         "batches": driver.get(BATCH, 0.0),
         "weights": sum(driver.get(name, 0.0) for name in WEIGHTS),
         "checkpoint": driver.get(CHECKPOINT, 0.0),
+        "commit": driver.get(COMMIT, 0.0),
     }
     shares = [Share("training", name, seconds, seconds / training) for name, seconds in main.items()]
     shares += _shares("learner", learner)
-    slots: dict[str, float] = {}
+    slots, queues = dict[str, float](), dict[str, float]()
     for worker in time.values():
         for name, seconds in worker.items():
-            slots[name] = slots.get(name, 0.0) + seconds
-    shares += _shares("slots", slots)
+            sums = queues if name.startswith(QUEUED) else slots
+            sums[name] = sums.get(name, 0.0) + seconds
+    shares += _shares("slots", slots) + _shares("queues", queues)
     bottleneck = _bottleneck(main, training, slots)
     ledger = report["ledger"]
     return {
@@ -115,9 +121,9 @@ def in_words(found: Mapping[str, Any]) -> str:
     """For people."""
     name = {"learner": "the learner", "balanced": "nothing alone"}.get(found["bottleneck"], found["bottleneck"])
     lines = [f"What held it up: {name}. {found['why'][0].upper()}{found['why'][1:]}; {found['advice']}."]
-    for of in ("training", "learner", "slots"):
-        parts = [share for share in found["shares"] if share["of"] == of]
-        lines.append(f"  {of:9} " + ", ".join(f"{share['what']} {share['share']:.0%}" for share in parts))
+    for of in ("training", "learner", "slots", "queues"):
+        if parts := [share for share in found["shares"] if share["of"] == of]:
+            lines.append(f"  {of:9} " + ", ".join(f"{share['what']} {share['share']:.0%}" for share in parts))
     dropped = ", ".join(f"{reason} {share:.1%}" for reason, share in found["dropped"].items()) or "nothing"
     lines.append(
         f"  episodes  {found['trained']:.0%} trained on; dropped: {dropped}; mean lag {found['lag']:.1f} versions"

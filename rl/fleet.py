@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from rl import cluster
 from rl.cluster import Actor, ActorLost
+from rollout_workers.clock import Clock
 from rollout_workers.engine import EngineError
 from rollout_workers.trajectory import Episode, EpisodeKey, Failed
 from rollout_workers.weights import WeightsRef
@@ -40,15 +41,31 @@ class Faults(Protocol):
         ...
 
 
+class _Places:
+    """For so many at once; the others queue, and for how long is told."""
+
+    def __init__(self, number: int, clock: Clock, cause: str) -> None:
+        self._free, self._clock, self._cause = asyncio.Semaphore(number), clock, cause
+
+    async def __aenter__(self) -> None:
+        with self._clock.time(self._cause):
+            await self._free.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._free.release()
+
+
 class Worker:
     """One place in the fleet; the actor in it may be replaced."""
 
     def __init__(self, index: int, slots: int) -> None:
         self.name = f"worker-{index}"
         self.size = slots
-        self.slots = asyncio.Semaphore(slots)
+        self.queued = Clock()
+        """What episodes waited for a place in one of the two below."""
+        self.slots = _Places(slots, self.queued, "queued for a slot")
         """Taken by episodes that act."""
-        self.gradings = asyncio.Semaphore(slots)
+        self.gradings = _Places(slots, self.queued, "queued for grading")
         """Taken by episodes that are graded."""
         self.acting = 0
         """Members that act or wait for a slot."""

@@ -37,6 +37,17 @@ def batch_stats(batch: Batch, newest: int) -> dict[str, Any]:
     }
 
 
+def spent(after: Mapping[str, Mapping[str, float]], before: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Seconds by actor and cause between two looks; an actor that was started anew has only those since."""
+    found = {}
+    for actor, causes in after.items():
+        earlier = before.get(actor, {})
+        if any(seconds > causes.get(cause, 0.0) for cause, seconds in earlier.items()):
+            earlier = {}
+        found[actor] = {cause: seconds - earlier.get(cause, 0.0) for cause, seconds in causes.items()}
+    return found
+
+
 def by_domain(members: list[Scored]) -> dict[str, float]:
     """Mean reward by domain."""
     found: dict[str, list[float]] = {}

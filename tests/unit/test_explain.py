@@ -42,6 +42,8 @@ def report(folder: Path, driver: dict[str, float], slots: dict[str, float]) -> P
         ({"the learner's step": 10.0, "a batch of scored groups": 80.0}, {"grading": 5.0}, "grading"),
         ({"the learner's step": 48.0, "a batch of scored groups": 45.0}, {"sampling": 5.0}, "balanced"),
         ({"the learner's step": 10.0, "a checkpoint": 60.0}, {"sampling": 5.0}, "checkpoint"),
+        ({"the learner's step": 10.0, "the ledger's commit": 60.0}, {"sampling": 5.0}, "commit"),
+        ({"a batch of scored groups": 80.0}, {"queued for a slot": 500.0, "sampling": 5.0, "tool": 9.0}, "tool"),
         ({"weights from the learner": 30.0, "every worker's newest weights": 30.0}, {}, "weights"),
     ],
 )
@@ -54,11 +56,13 @@ def test_the_bottleneck_is_what_was_waited_for(
 
 
 def test_it_is_said_in_words_and_for_programs(tmp_path: Path, capsys: Any) -> None:
-    report(tmp_path, {"the learner's step": 80.0, "a batch of scored groups": 10.0}, {"sampling": 3.0, "tool": 1.0})
+    slots = {"sampling": 3.0, "tool": 1.0, "queued for a slot": 6.0, "queued for grading": 2.0}
+    report(tmp_path, {"the learner's step": 80.0, "a batch of scored groups": 10.0}, slots)
     assert run("explain", str(tmp_path)) == 0
     said = capsys.readouterr().out
     assert said.startswith("What held it up: the learner. Of 100 s of training, 80% went to the learner's steps")
-    assert "sampling 75%, tool 25%" in said
+    assert "sampling 75%, tool 25%\n" in said
+    assert "queued for a slot 75%, queued for grading 25%\n" in said
     assert "75% trained on; dropped: zero_advantage 25.0%; mean lag 1.5 versions" in said
     assert run("explain", str(tmp_path), "--json") == 0
     assert json.loads(capsys.readouterr().out)["bottleneck"] == "learner"

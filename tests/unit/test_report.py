@@ -14,7 +14,7 @@ from fakes import closed_group, new_ledger
 from rl.exactness import Gap
 from rl.inbox import Batch
 from rl.ledger import DropReason, Ledger
-from rl.report import batch_stats, build, in_words, peak_rss_bytes, step_line
+from rl.report import batch_stats, build, in_words, peak_rss_bytes, spent, step_line
 
 LEARNED = {"entropy": 5.5, "kl_k3": 0.01, "clip_fraction": 0.0, "grad_norm": 0.25}
 
@@ -40,6 +40,16 @@ def report(ledger: Ledger) -> dict[str, Any]:
     gap = Gap(2e-6, 40, {0: 2e-6, 1: 1e-6})
     seconds = {"startup": 3.0, "training": 2.0}
     return build(ledger.path, began, seconds, {"learner": {"forward": 0.5}}, gap, "bubblewrap works.", ())
+
+
+def test_what_was_spent_between_two_looks() -> None:
+    before = {"driver": {"a": 1.0}, "worker-0": {"sampling": 5.0, "tool": 1.0}, "worker-1": {"sampling": 5.0}}
+    after = {"driver": {"a": 1.5, "b": 2.0}, "worker-0": {"sampling": 2.0, "tool": 3.0}, "worker-1": {"sampling": 7.0}}
+    assert spent(after, before) == {
+        "driver": {"a": 0.5, "b": 2.0},
+        "worker-0": {"sampling": 2.0, "tool": 3.0},  # another process by now
+        "worker-1": {"sampling": 2.0},
+    }
 
 
 def test_the_stats_of_a_batch(ledger: Ledger) -> None:
