@@ -83,6 +83,8 @@ class DataConfig(_Model):
         if self.sources and self.generated and not self.mixture:
             raise ValueError("files and generators together need a data.mixture, which says how often each is drawn")
         steps = [stage.from_step for stage in self.mixture]
+        if not self.sources and any(stage.solve_rate for stage in self.mixture):
+            raise ValueError("data.mixture.solve_rate is of tasks that come again, and generated ones come once only")
         if steps and (steps[0] != 0 or steps != sorted(set(steps))):
             raise ValueError(f"the stages of data.mixture must begin at step 0 and go up, not at {steps}")
         return self
@@ -111,11 +113,13 @@ class AlgorithmConfig(_Model):
 
     group_size: int = Field(8, ge=2, description="Episodes of one task that share a baseline.")
     advantage: Literal["cwm", "grpo", "dr_grpo", "rloo"] = Field("cwm", description="How returns become advantages.")
-    loss: Literal["clip", "gspo", "cispo", "dppo_tv"] = Field("clip", description="The surrogate.")
+    loss: Literal["clip", "gspo", "cispo", "dppo_tv"] = Field(
+        "clip", description="The surrogate. gspo clips whole sequences, ε some 3e-4, and its norm counts them."
+    )
     correction: Literal["none", "decoupled", "tis", "icepop", "mis"] = Field(
         "none",
-        description="Clip against the learner before the step, and weigh by how far that is from the sampler. With one "
-        "step a batch that never clips, and a late batch punishes once more what newer weights do less already.",
+        description="Clip against the learner before the batch, and weigh by how far that is from the sampler. With "
+        "minibatches = 1 that never clips, and a late batch punishes once more what newer weights do less already.",
     )
     correction_cap: float = Field(2.0, gt=0, description="The largest such weight: tis cuts there, icepop, mis mask.")
     correction_floor: float = Field(0.5, ge=0, description="The smallest: icepop masks below it.")
@@ -124,6 +128,12 @@ class AlgorithmConfig(_Model):
     clip_high: float = Field(0.25, gt=0, description="ε_high of the clipped ratio.")
     norm: float = Field(131072, gt=0, description="N, the constant the objective is divided by (CWM: its context).")
     token_budget: int = Field(8192, ge=1, description="A batch is cut at so many tokens with non-zero advantage.")
+    minibatches: int = Field(
+        1,
+        ge=1,
+        description="Optimiser steps a batch, each on a share of its tokens; one version is published for all. Several "
+        "copy weights and moments to the host's memory first: if one is refused, none was taken.",
+    )
     max_lag: int = Field(4, ge=0, description="Newest version − version of the last sampled token, at most.")
     shuffle_rewards: bool = Field(
         False, description="A control that must not learn: rewards are dealt out by chance within each group."
@@ -181,6 +191,9 @@ class GuardConfig(_Model):
     """When a run stops by itself, and what it checks of itself."""
 
     zero_advantage_groups: int = Field(64, ge=1, description="Stop after so many groups in a row taught nothing.")
+    refused_batches: int = Field(
+        3, ge=1, description="Stop after so many batches in a row whose loss or gradient was not finite."
+    )
     retries: int = Field(2, ge=0, description="Further attempts at an episode after a failure of ours.")
     worker_restarts: int = Field(3, ge=0, description="New starts of lost workers before the run fails.")
     group_seconds: float = Field(900, gt=0, description="Deadline of a group; who is late is dropped.")

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator, Set
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from rl.fleet import Fleet
 from rl.heart import Heart
 from rl.inbox import Batch, Inbox
 from rl.learner import checkpoint
-from rl.learner.learner import Learner, LearnerSetup
+from rl.learner.learner import Learner, LearnerSetup, StepRefused
 from rl.learner.packing import Row
-from rl.ledger import Ledger, Reader
+from rl.ledger import DropReason, Ledger, Reader
 from rl.live import Live
 from rl.prepare import RunError, base_model, recipe, store, warm_start_seconds
 from rl.progress import Say
@@ -47,6 +47,7 @@ class Run:
     say: Say
     waits: Waits
     live: Live
+    _refused: int = field(default=0, init=False)
 
     def remaining(self) -> Iterator[int]:
         """Steps still to take, for as long as there is time to begin one."""
@@ -65,16 +66,34 @@ class Run:
         async with self.waits.named("a batch of scored groups", self.config.guard.batch_seconds):
             return await self.inbox.take()
 
-    async def learn(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step."""
-        async with self.waits.named("the learner's step", self.config.learner.step_seconds):
-            return dict(await self.learner.call("step", batch.rows))
+    async def learn(self, batch: Batch) -> dict[str, float] | None:
+        """An optimiser step. None where it was refused: the batch's episodes stay in the ledger, but are out.
+
+        Raises StepRefused after so many in a row.
+        """
+        try:
+            async with self.waits.named("the learner's step", self.config.learner.step_seconds):
+                stats = dict(await self.learner.call("step", batch.rows))
+        except StepRefused as error:
+            self._refused += 1
+            self.ledger.fault("learner", "refused", str(error))
+            self.ledger.drop(batch.keys, DropReason.REFUSED, str(error))
+            if self._refused >= self.config.guard.refused_batches:
+                raise StepRefused(
+                    f"{self._refused} batches in a row were refused, at last for {error}; their episodes are in the "
+                    "ledger, dropped as 'refused'. A smaller learner.lr may help"
+                ) from error
+            self.say(f"{error}; another batch is taken")
+            return None
+        self._refused = 0
+        return stats
 
     async def commit(self, step: int, batch: Batch, stats: dict[str, float]) -> None:
         """Record the step, save a checkpoint if one is due, and say how it went."""
         stats = stats | report.batch_stats(batch, self.ledger.version)
         self._evaluated("after").unlink(missing_ok=True)  # of a run that ended earlier, and now goes on
-        self.ledger.commit(step, batch.keys, stats)
+        async with self.waits.named("the ledger's commit", self.config.learner.step_seconds):
+            self.ledger.commit(step, batch.keys, stats)
         if step % self.config.checkpoint.every == 0:
             await self.save(step)
         self.live.step(step, stats)
@@ -122,9 +141,10 @@ class Run:
         async with self.waits.named("the actors' status", self.config.learner.step_seconds):
             workers = await self.fleet.statuses()
             pid, seconds = await self.learner.call("status")
-        times = {name: dict(status.seconds) for name, status in workers.items()}
+        queued = {worker.name: worker.queued.seconds for worker in self.fleet.workers}
+        times = {name: {**status.seconds, **queued[name]} for name, status in workers.items()}
         pids = [pid, *(status.pid for status in workers.values())]
-        return {"driver": self.waits.seconds, "learner": dict(seconds), **times}, pids
+        return {"driver": dict(self.waits.seconds), "learner": dict(seconds), **times}, pids
 
     async def gap(self) -> exactness.Gap | None:
         """Compare engine and learner on what was trained. The learner is of no further use afterwards."""
@@ -152,7 +172,7 @@ async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) 
     async with opened(config, directory, pools, say) as run:
         loop_started, began = time.monotonic(), time.time()
         await run.evaluate("before")
-        train_started = time.monotonic()
+        train_started, (times_before, _) = time.monotonic(), await run.status()
         with Reader(directory) as reader:
             drawn, mixture = reader.drawn(), config.data.mixture
         order = stream(pools, mixture, config.run.seed, drawn, lambda: run.ledger.step, run.ledger.solve_rate)
@@ -165,7 +185,7 @@ async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) 
         newest = run.ledger.newest_checkpoint()
         if newest is None or newest[0] != run.ledger.step:
             await run.save(run.ledger.step)
-        train_ended = time.monotonic()
+        train_ended, (times, _) = time.monotonic(), await run.status()
         run.ledger.finish()
         await run.evaluate("after")
         seconds = {
@@ -176,8 +196,9 @@ async def execute(config: Config, directory: Path, pools: list[Pool], say: Say) 
             "eval_after": time.monotonic() - train_ended,
         }
         gap = await run.gap()
-        times, pids = await run.status()
-        result = report.build(directory, began, seconds, times, gap, run.fleet.sandbox, pids)
+        _, pids = await run.status()
+        spent = report.spent(times, times_before)
+        result = report.build(directory, began, seconds, spent, gap, run.fleet.sandbox, pids)
         with replacing(directory / "report.json") as whole:
             whole.write_text(json.dumps(result, indent=2) + "\n")
     return result

@@ -17,8 +17,8 @@ class Steps(Protocol):
         """The next batch of groups that are fresh and teach something."""
         ...
 
-    async def learn(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step."""
+    async def learn(self, batch: Batch) -> dict[str, float] | None:
+        """An optimiser step; none where it was refused, and the batch is out."""
         ...
 
     async def commit(self, step: int, batch: Batch, stats: dict[str, float]) -> None:
@@ -48,6 +48,7 @@ async def train(run: Steps) -> None:
     await run.publish()
     for step in run.remaining():
         batch = await run.take()
-        stats = await run.learn(batch)
+        while (stats := await run.learn(batch)) is None:
+            batch = await run.take()
         await run.commit(step, batch, stats)
         await run.publish()

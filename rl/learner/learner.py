@@ -16,8 +16,8 @@ from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner import checkpoint, model, weights
 from rl.learner.masters import Masters
 from rl.learner.objective import Objective
-from rl.learner.optimisers import optimisers
-from rl.learner.packing import MicroBatch, Row, pack
+from rl.learner.optimisers import Kept, optimisers
+from rl.learner.packing import MicroBatch, Row, dealt, pack
 from rollout_workers.clock import Clock
 from rollout_workers.cores import allowed
 from rollout_workers.weights import sees
@@ -91,46 +91,77 @@ class Learner:
         return sum(parameter.nbytes for parameter in self._model.parameters())
 
     def step(self, rows: Sequence[Row]) -> dict[str, float]:
-        """One step on all rows. Returns what is logged of it; norms are those before clipping.
+        """One step on all rows, or `algorithm.minibatches` steps, each on a share of them.
 
-        Raises StepRefused, the weights being as they were.
+        Returns what is logged; norms are those before clipping, the largest of several. Raises StepRefused, the weights
+        being as they were.
         """
-        config = self._setup.config
-        batches = pack(rows, config.microbatch_tokens)
+        if not rows:
+            raise StepRefused("a step on an empty batch was asked for")
+        tokens = self._setup.config.microbatch_tokens
+        count = min(self._setup.algorithm.minibatches, len(rows))
+        shares = [pack(share, tokens) for share in (dealt(rows, count) if count > 1 else [rows])]
+        proximals = [[self._proximal(batch) if count > 1 else None for batch in share] for share in shares]
+        loss, norm, seen = 0.0, 0.0, _Seen()
+        with self._clock.time("keeping"):
+            kept = Kept(self._optimisers) if count > 1 else None
+        try:
+            for share, proximal in zip(shares, proximals, strict=True):
+                part, length = self._step(share, proximal, seen)
+                loss, norm = loss + part, max(norm, length)
+        except StepRefused:
+            if kept is not None:
+                kept.restore()
+                self._masters.stepped()
+            raise
+        return {
+            "loss": loss,
+            "grad_norm": norm,
+            "rows": len(rows),
+            "microbatches": sum(map(len, shares)),
+            "packed_tokens": sum(len(batch.tokens) for share in shares for batch in share),
+            **seen.summary(),
+        }
+
+    def _step(
+        self, batches: Sequence[MicroBatch], proximals: Sequence[torch.Tensor | None], seen: "_Seen"
+    ) -> tuple[float, float]:
+        """One optimiser step; its loss, and its gradient's norm before clipping. Raises StepRefused, not taking it."""
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
-        loss, seen = 0.0, _Seen()
-        for batch in batches:
-            loss += self._backward(batch, seen)
+        loss = 0.0
+        for batch, proximal in zip(batches, proximals, strict=True):
+            loss += self._backward(batch, proximal, seen)
         with self._clock.time("optimiser"):
             groups = [group for optimiser in self._optimisers for group in optimiser.param_groups]
             stepped = [one for group in groups for one in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(stepped, config.max_grad_norm).item()
+            norm = torch.nn.utils.clip_grad_norm_(stepped, self._setup.config.max_grad_norm).item()
             if not (np.isfinite(loss) and np.isfinite(norm)):
-                raise StepRefused(f"loss {loss} with gradient norm {norm} on {len(rows)} rows: the step was not taken")
+                rows = sum(len(batch.row_lengths) for batch in batches)
+                raise StepRefused(f"loss {loss} with gradient norm {norm} on {rows} rows: the step was not taken")
         with self._clock.time("publishing"):
             self._outbox.release()
         with self._clock.time("optimiser"):
             for optimiser in self._optimisers:
                 optimiser.step()
             self._masters.stepped()
-        return {
-            "loss": loss,
-            "grad_norm": norm,
-            "rows": len(rows),
-            "microbatches": len(batches),
-            "tokens": sum(len(batch.tokens) for batch in batches),
-            **seen.summary(),
-        }
+        return loss, norm
 
-    def _backward(self, batch: MicroBatch, seen: "_Seen") -> float:
+    def _proximal(self, batch: MicroBatch) -> torch.Tensor | None:
+        """Log-probabilities before the batch, (T,), where the objective asks for them."""
+        if self._setup.algorithm.correction == "none":
+            return None
+        with self._clock.time("forward"), torch.no_grad():
+            return model.forward(self._model, batch, self._setup.temperature).logp
+
+    def _backward(self, batch: MicroBatch, proximal: torch.Tensor | None, seen: "_Seen") -> float:
         """Add a micro-batch's gradient to the parameters'; returns its loss."""
         behaviour, mask, advantages = (
             torch.from_numpy(one).to(self._setup.config.device)
             for one in (batch.logprobs, batch.mask, batch.advantages)
         )
 
-        loss, first = self._objective.on(behaviour, advantages, mask, batch.row_lengths)
+        loss, first = self._objective.on(behaviour, advantages, mask, batch.row_lengths, proximal)
         part, out = model.backward(self._model, batch, self._setup.temperature, loss, self._clock, first=first)
         seen.add(out, behaviour, advantages, mask)
         return part

@@ -18,9 +18,17 @@ class Objective:
         self._algorithm = algorithm
 
     def on(
-        self, behaviour: Tensor, advantages: Tensor, mask: Tensor, row_lengths: Sequence[int]
+        self,
+        behaviour: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        row_lengths: Sequence[int],
+        proximal: Tensor | None = None,
     ) -> tuple[Loss, Callable[[Tensor], None] | None]:
-        """The loss on a micro-batch, (T,) all; and what has to see its log-probabilities first, if anything has."""
+        """The loss on a micro-batch, (T,) all; and what has to see its log-probabilities first, if anything has.
+
+        `proximal`, for a correction, are the learner's log-probabilities before the batch; none if it is that learner.
+        """
         algorithm = self._algorithm
         low, high, norm = algorithm.clip_low, algorithm.clip_high, algorithm.norm
         if algorithm.loss == "gspo":
@@ -36,7 +44,7 @@ class Objective:
                 return losses.clipped_surrogate(logp, *given, low=low, high=high, norm=norm)
             return losses.decoupled(
                 logp,
-                logp.detach(),
+                logp.detach() if proximal is None else proximal[places],
                 *given,
                 correction=algorithm.correction,
                 cap=algorithm.correction_cap,

@@ -1,6 +1,6 @@
 """What steps the weights: AdamW, or Muon for the hidden matrices and AdamW for the rest."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -41,6 +41,25 @@ def optimisers(
     if muon_lr and matrices:
         found.append(Muon(_groups(matrices, muon_lr, lr_scale), muon_lr, weight_decay=weight_decay, over=over))
     return found
+
+
+class Kept:
+    """Where optimisers and what they step stood, in the host's memory."""
+
+    def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        self._known = [(one, set(one.state)) for one in optimisers]
+        stepped = [one for optimiser in optimisers for group in optimiser.param_groups for one in group["params"]]
+        moments = [value for optimiser in optimisers for state in optimiser.state.values() for value in state.values()]
+        self._tensors = [(one, one.detach().to("cpu", copy=True)) for one in (*stepped, *moments)]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Bring all of it back there."""
+        for optimiser, known in self._known:
+            for one in optimiser.state.keys() - known:
+                del optimiser.state[one]
+        for one, before in self._tensors:
+            one.copy_(before)
 
 
 def _groups(weights: Mapping[str, Tensor], lr: float, lr_scale: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,20 @@ def rows(members: Iterable[Scored], advantages: Iterable[float]) -> list[Row]:
         if advantage != 0
         for trajectory in member.episode.trajectories
     ]
+
+
+L = TypeVar("L", Row, MicroBatch)
+
+
+def dealt(items: Iterable[L], count: int) -> list[list[L]]:
+    """`count` shares of about as many tokens each: the longest first, each to the share that has least."""
+    shares: list[list[L]] = [[] for _ in range(count)]
+    sizes = [0] * count
+    for one in sorted(items, key=lambda item: -len(item.tokens)):
+        least = sizes.index(min(sizes))
+        shares[least].append(one)
+        sizes[least] += len(one.tokens)
+    return shares
 
 
 def pack(rows: Sequence[Row], tokens: int) -> list[MicroBatch]:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from rl.learner.packing import MicroBatch, Row, pack
+from rl.learner.packing import MicroBatch, Row, dealt, pack
 
 T = TypeVar("T")
 
@@ -47,9 +47,7 @@ class Replicas:
 
         The sums are left with the first model. Results are in no particular order.
         """
-        shares: list[list[MicroBatch]] = [[] for _ in self._models]
-        for batch in sorted(batches, key=lambda batch: -len(batch.tokens)):
-            min(shares, key=lambda share: sum(len(other.tokens) for other in share)).append(batch)
+        shares = dealt(batches, len(self._models))
         found = list(self.map(lambda model, share: [one(model, batch) for batch in share], self._models, shares))
         for replica in self._models[1:]:
             for mine, other in zip(self._models[0].parameters(), replica.parameters(), strict=True):

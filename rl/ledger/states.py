@@ -32,6 +32,8 @@ class DropReason(StrEnum):
     """Its last token was sampled too many versions ago."""
     GIBBERISH = "gibberish"
     """It holds a rare token at a tiny probability."""
+    REFUSED = "refused"
+    """The learner refused a step on its batch: loss or gradient were not finite."""
     PROMPT_TOO_LONG = "prompt_too_long"
     GROUP_TOO_SMALL = "group_too_small"
     """Fewer than two members of its group were left."""

@@ -91,6 +91,12 @@ def test_a_key_like_no_other_gets_the_list(minimal: Path) -> None:
         ),
         ("algorithm.clip_low=1.0", "algorithm.clip_low: "),
         ("algorithm.group_size=1", "algorithm.group_size: "),
+        ("algorithm.max_lag=-1", "algorithm.max_lag: input should be greater than or equal to 0, not -1"),
+        ("algorithm.minibatches=0", "algorithm.minibatches: "),
+        (
+            "data={ generated = [{generator = 'math'}], mixture = [{weights = {math = 1}, solve_rate = [0.1, 0.7]}] }",
+            "data: data.mixture.solve_rate is of tasks that come again",
+        ),
         ("learner.betas=[0.9]", "learner.betas.1: "),
         ("learner.betas=[1.0, 0.9]", "learner.betas.0: input should be less than 1"),
         ("run.id=2025-01-02", "run.id: input should be a valid string; a text that looks like a number or a date"),

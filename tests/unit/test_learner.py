@@ -24,7 +24,7 @@ from transformers import (
 from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner import model, weights
 from rl.learner.learner import Learner, LearnerSetup, StepRefused
-from rl.learner.packing import Row, pack, row
+from rl.learner.packing import Row, dealt, pack, row
 from rollout_workers.clock import Clock
 from rollout_workers.scratch import SHARED_MEMORY
 from rollout_workers.trajectory import Completion, Context, Trajectory
@@ -41,12 +41,14 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def learner(path: Path) -> Callable[..., Learner]:
-    """Makes learners on the tiny model, or on a checkpoint; further arguments: `dtype`, fields of `LearnerConfig`."""
+    """Makes learners on the tiny model, or on a checkpoint; further arguments: `dtype`, settings."""
 
     def make(model: Path = path, **config: Any) -> Learner:
         dtype = config.pop("dtype", "float32")
+        algorithm = {key: config.pop(key) for key in config.keys() & AlgorithmConfig.model_fields.keys()}
         settings = LearnerConfig.model_validate({"lr": 1e-3, "microbatch_tokens": 4096} | config)
-        return Learner(LearnerSetup(str(model), model != path, dtype, 1.0, settings, AlgorithmConfig(norm=64)))
+        objective = AlgorithmConfig.model_validate({"norm": 64} | algorithm)
+        return Learner(LearnerSetup(str(model), model != path, dtype, 1.0, settings, objective))
 
     return make
 
@@ -269,6 +271,7 @@ def test_a_step_says_what_it_did(path: Path, learner: Any) -> None:
     stats = learner().step(rows)
     assert stats["rows"] == 7
     assert stats["tokens"] == sum(int(one.mask.sum()) for one in rows)
+    assert stats["packed_tokens"] == sum(len(one.tokens) for one in rows)
     assert 0 < stats["entropy"] <= math.log(288)
     assert stats["gap_max"] < 1e-5
     assert all(math.isfinite(value) for value in stats.values())
@@ -285,6 +288,60 @@ def test_a_loss_that_is_not_finite_is_refused(path: Path, learner: Any, weights_
     poisoned.step(good)  # nothing of the refused step is left in the gradient or in AdamW's moments
     clean.step(good)
     assert same(weights_of(poisoned), weights_of(clean))
+
+
+def test_a_step_on_nothing_is_refused(learner: Any) -> None:
+    with pytest.raises(StepRefused, match="empty batch"):
+        learner().step([])
+
+
+def test_minibatches_are_steps_one_after_the_other(path: Path, learner: Any, weights_of: Any) -> None:
+    rows = batch(path)
+    several, each = learner(minibatches=3), learner()
+    stats = several.step(rows)
+    found = [each.step(share) for share in dealt(rows, 3)]
+    assert same(weights_of(several), weights_of(each))
+    assert stats["loss"] == pytest.approx(sum(one["loss"] for one in found), rel=1e-9)
+    assert stats["grad_norm"] == max(one["grad_norm"] for one in found)
+    assert (stats["rows"], stats["microbatches"]) == (7, 3)
+    alone = learner(minibatches=5).step(rows[:2])  # more than there are rows
+    assert (alone["rows"], alone["microbatches"]) == (2, 2)
+
+
+def test_a_correction_clips_against_the_learner_before_all_minibatches(
+    path: Path, learner: Any, weights_of: Any
+) -> None:
+    """Of what that very learner sampled, decoupled and plain clipping are one: w is 1, and u is ρ."""
+    rows = batch(path)
+    large = {"minibatches": 2, "lr": 3e-2}
+    plain, decoupled = learner(**large), learner(correction="decoupled", **large)
+    anew = learner(correction="decoupled", lr=3e-2)
+    clipped = [one.step(rows)["clip_fraction"] for one in (plain, decoupled)]
+    for share in dealt(rows, 2):
+        assert anew.step(share)["clip_fraction"] == 0  # against itself
+    assert clipped[0] == clipped[1] > 0
+    found = [weights_of(one) for one in (plain, decoupled, anew)]
+    apart = [max((found[1][name] - other[name]).abs().max().item() for name in other) for other in (found[0], found[2])]
+    assert apart[0] < 1e-3 < apart[1]
+
+
+@pytest.mark.parametrize("settings", [{}, {"muon_lr": 1e-3}, {"dtype": "bfloat16"}], ids=str)
+def test_a_minibatch_that_is_refused_takes_the_others_back(
+    path: Path, learner: Any, weights_of: Any, settings: dict[str, Any]
+) -> None:
+    good, bad = batch(path), on_policy(path, [40, 41], 1, math.nan)  # the shortest one: in the last of seven
+    for earlier in (0, 1):  # at the first step there are no moments yet
+        broken, clean = learner(minibatches=8, **settings), learner(minibatches=8, **settings)
+        for one in (broken, clean):
+            for _ in range(earlier):
+                one.step(good)
+        before = weights_of(broken)
+        with pytest.raises(StepRefused, match="on 1 rows"):
+            broken.step([*good, bad])
+        assert same(weights_of(broken), before)
+        for one in (broken, clean):
+            one.step(good)
+        assert same(weights_of(broken), weights_of(clean))
 
 
 def test_a_logprob_of_minus_infinity_is_refused(path: Path, learner: Any, weights_of: Any) -> None:

@@ -1,13 +1,14 @@
 """Trajectories to rows, and rows to micro-batches."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 from fakes import episode_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.learner.packing import Row, pack, row, rows
+from rl.learner.packing import Row, dealt, pack, row, rows
 from rollout_workers.trajectory import Completion, Context, EpisodeKey, Scored, Trajectory
 from verifiers.verdict import Verdict
 
@@ -45,6 +46,25 @@ def test_members_of_no_advantage_are_left_out() -> None:
     ]
     found = rows(members, [0.5, 0.0, -0.5])
     assert [(one.tokens[-1], one.advantage) for one in found] == [(0, 0.5), (2, -0.5)]
+
+
+@given(sizes=st.lists(st.integers(1, 40), max_size=30), count=st.integers(1, 8))
+def test_shares_hold_every_row_once_and_about_as_many_tokens(sizes: list[int], count: int) -> None:
+    shares = dealt(numbered(sizes), count)
+    assert len(shares) == count
+    assert sorted(one.advantage for share in shares for one in share) == list(range(len(sizes)))
+    tokens = [sum(len(one.tokens) for one in share) for share in shares]
+    assert max(tokens) - min(tokens) <= max(sizes, default=0)
+    assert all(shares) or len(sizes) < count
+
+
+def test_all_parts_of_an_episode_are_trained_with_its_one_advantage() -> None:
+    whole = episode_of(EpisodeKey(1, 0, 0), token=4)
+    parts = (*whole.trajectories, *episode_of(EpisodeKey(1, 0, 0), token=5, length=1).trajectories)
+    member = Scored(replace(whole, trajectories=parts), Verdict.scored(1, correct=True))
+    assert member.episode.sampled_tokens == 4  # which its weight in the baseline is
+    found = rows([member], [0.5])
+    assert [(one.tokens.tolist(), one.advantage) for one in found] == [([1, 2, 4, 4, 4], 0.5), ([1, 2, 5], 0.5)]
 
 
 def numbered(sizes: list[int]) -> list[Row]:

@@ -12,11 +12,12 @@ from rl.config import AlgorithmConfig, LearnerConfig
 from rl.evaluation_plan import deadline
 from rl.inbox import Batch, Inbox
 from rl.learner.checkpoint import path_of
-from rl.learner.learner import Learner, LearnerSetup
-from rl.ledger import Ledger, Reader, State
+from rl.learner.learner import Learner, LearnerSetup, StepRefused
+from rl.ledger import DropReason, Ledger, Reader, State
 from rl.live import Live
 from rl.prepare import RunError
 from rl.run import Run, fall_back
+from rl.train import train
 from rl.waits import Waits
 
 STATS = {"entropy": 1.0, "grad_norm": 1.0}
@@ -54,6 +55,56 @@ async def test_a_step_outdates_the_evaluation_of_the_last_one(run: Run) -> None:
     group = closed_group(run.ledger, 1.0, -1.0)
     await run.commit(1, Batch((group,), ()), dict(STATS))
     assert [path.name for path in (run.directory / "eval").iterdir()] == ["before.jsonl"]
+
+
+async def test_a_batch_that_the_learner_refuses_is_out_and_too_many_in_a_row_end_the_run(run: Run) -> None:
+    answers = iter([False, False, True, False, False, False])
+    said: list[str] = []
+
+    class Choosy:
+        async def call(self, method: str, *arguments: Any) -> dict[str, float]:
+            if not next(answers):
+                raise StepRefused("loss nan")
+            return dict(STATS)
+
+    run.learner, run.say = Choosy(), said.append  # type: ignore[assignment]
+    run.ledger.publish(0)
+    batches = [Batch((closed_group(run.ledger, 1.0, -1.0),), ()) for _ in range(6)]
+    assert [await run.learn(one) for one in batches[:5]] == [None, None, STATS, None, None]
+    with pytest.raises(StepRefused, match="3 batches in a row were refused, at last for loss nan"):
+        await run.learn(batches[5])
+    assert said == ["loss nan; another batch is taken"] * 4
+    with Reader(run.ledger.path) as reader:
+        assert reader.counts().dropped[DropReason.REFUSED] == 10
+        assert [fault.kind for fault in reader.faults()] == ["refused"] * 5
+        assert all(record.episode is not None for record in reader.episodes())  # for a look
+    assert [group.id for group in run.ledger.ready()] == [batches[2].groups[0].id]  # a resume meets none of them again
+
+
+async def test_another_batch_is_taken_for_one_that_was_refused() -> None:
+    class Steps:
+        def __init__(self) -> None:
+            self.calls: list[object] = []
+            self.batches, self.stats = iter("ab"), iter([None, dict(STATS)])
+
+        def remaining(self) -> Iterator[int]:
+            yield 1
+
+        async def take(self) -> str:
+            return next(self.batches)
+
+        async def learn(self, batch: str) -> dict[str, float] | None:
+            return next(self.stats)
+
+        async def commit(self, step: int, batch: str, stats: dict[str, float]) -> None:
+            self.calls.append((step, batch, stats))
+
+        async def publish(self) -> None:
+            self.calls.append("publish")
+
+    steps = Steps()
+    await train(steps)  # type: ignore[arg-type]
+    assert steps.calls == ["publish", (1, "b", STATS), "publish"]
 
 
 async def test_what_was_before_is_not_evaluated_once_weights_were_published(run: Run) -> None:
