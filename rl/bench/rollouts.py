@@ -1,16 +1,16 @@
-"""`cwm-rl bench rollouts` and `weights`: our engine against raw vLLM, without and with updates, and what those cost."""
+"""`cwm-rl bench rollouts` and `weights`: our episodes against raw vLLM, without and with updates; updates alone."""
 
 import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
+from string import ascii_lowercase
 from typing import Any, Final
 
 import torch
@@ -20,8 +20,13 @@ from rl.init_model import InitModel, init_model
 from rl.learner.weights import Outbox
 from rl.progress import Say
 from rl.publisher import WeightsDirectory
-from rollout_workers.engine import Engine, EngineConfig
+from rollout_workers.engine import Engine, EngineConfig, EngineError
+from rollout_workers.episode import run_episode
+from rollout_workers.renderer import Renderer
+from rollout_workers.trajectory import Episode, EpisodeKey
 from rollout_workers.weights import WeightsRef
+from verifiers.sandbox import Sandbox, SandboxSpec, SandboxUnavailable
+from verifiers.task import Limits, Message, Task
 
 SHAPES: Final = {
     "nano": InitModel(hidden_size=128, layers=3, context=1024, vocab_size=768, sliding_window=512),
@@ -72,27 +77,48 @@ async def _served(shape: str, streams: int) -> AsyncIterator[tuple[Engine, Path]
             yield engine, model / "model.safetensors"
 
 
+def _task(prompt: list[int], tokens: int) -> Task:
+    text = "".join(ascii_lowercase[token % 26] for token in prompt)
+    limits = Limits(turns=1, reply_tokens=tokens)
+    return Task(f"bench/{text}", "bench", (Message("user", text),), "math", environment="single_turn", limits=limits)
+
+
+class _NoSandboxes:
+    """Nothing that is sampled here is executed."""
+
+    def open(self, spec: SandboxSpec = SandboxSpec()) -> AbstractAsyncContextManager[Sandbox]:  # noqa: B008
+        raise SandboxUnavailable("this benchmark has none")
+
+
 def _prompts(streams: int) -> list[list[int]]:
     chance = Random(0)  # noqa: S311 - no secret
     return [[chance.randrange(32, 256) for _ in range(PROMPT_TOKENS)] for _ in range(streams)]
 
 
 async def rollouts(work: Work, say: Say) -> dict[str, Any]:
-    """Tokens a second of as many streams, by turns: raw vLLM, ours, and ours with an update every second."""
+    """Tokens a second of as many streams, by turns: raw vLLM on the prompts of episodes, those episodes as a worker
+    acts them, and the same with updates.
+    """
     say(f"starting an engine on {work.shape} …")
     async with _served(work.shape, work.streams) as (engine, weights):
-        prompts, versions = _prompts(work.streams), count(1)
+        renderer, versions = Renderer.load(str(weights.parent)), count(1)
+        tasks = [_task(prompt, work.tokens) for prompt in _prompts(work.streams)]
 
-        async def streams(sample: Callable[[list[int], int], Awaitable[object]]) -> None:
-            async def one(prompt: list[int]) -> None:
+        async def streams(sample: Callable[[Task], Awaitable[object]]) -> None:
+            async def one(task: Task) -> None:
                 for _ in range(work.replies):
-                    await sample(prompt, work.tokens)
+                    await sample(task)
 
-            await asyncio.gather(*map(one, prompts))
+            await asyncio.gather(*map(one, tasks))
+
+        async def acted(task: Task) -> None:
+            found = await run_episode(EpisodeKey(next(_numbers), 0, 0), task, engine, renderer, _NoSandboxes())
+            if not isinstance(found, Episode) or found.sampled_tokens != work.tokens:
+                raise EngineError(f"an episode of the benchmark came to nothing: {found}")
 
         kinds: dict[str, Callable[[], Awaitable[object]]] = {
-            "raw": lambda: streams(partial(_raw, engine)),
-            "ours": lambda: streams(engine.sample),
+            "raw": lambda: streams(lambda task: _raw(engine, renderer.prompt(task.messages), work.tokens)),
+            "ours": lambda: streams(acted),
         }
         kinds["updated"] = lambda: _updated(kinds["ours"], engine, weights, versions, work.update_every)
         for kind in kinds.values():
@@ -118,7 +144,7 @@ async def rollouts(work: Work, say: Say) -> dict[str, Any]:
         }
 
 
-async def _raw(engine: Engine, prompt: list[int], tokens: int) -> None:
+async def _raw(engine: Engine, prompt: Sequence[int], tokens: int) -> None:
     """As anybody uses AsyncLLM: nothing of ours, log-probabilities of what was sampled included."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -131,7 +157,7 @@ async def _raw(engine: Engine, prompt: list[int], tokens: int) -> None:
         ignore_eos=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-    request = {"prompt_token_ids": prompt}
+    request = {"prompt_token_ids": list(prompt)}
     async for _ in engine._llm.generate(request, params, request_id=f"raw-{next(_numbers)}"):
         pass
 
