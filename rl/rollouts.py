@@ -47,8 +47,8 @@ class Rollouts:
                 await asyncio.sleep(0)  # lets it count itself as running
 
     def _may_start(self) -> bool:
-        """A slot is free, and what starts now will not be too old by its turn. A learner that waits gets more."""
-        config = self._config
+        """A slot is free, and what starts now will not be too old by its turn."""
+        config, inbox = self._config, self._inbox
         if self._ledger.version < 0:
             return False  # engines may serve already, but nothing is published that an episode could be of
         free = self._fleet.least_loaded().acting < config.rollout.slots
@@ -56,12 +56,14 @@ class Rollouts:
             return self._in_a_wave() and free
         if not free:
             return False
-        if self._inbox.starving:
+        per_step, size = inbox.episodes_per_batch, config.algorithm.group_size
+        if inbox.starving and not per_step:  # nobody knows yet how many a step takes
             return self._running < 2 * config.rollout.slots * config.rollout.workers
         room = capacity(
             max_lag=config.algorithm.max_lag,
-            episodes_per_step=max(self._inbox.episodes_per_batch, config.algorithm.group_size),
-            pending=self._inbox.episodes,
+            # A learner that waits needs more than there is, whatever the mean says.
+            episodes_per_step=max(per_step, size, inbox.episodes + size if inbox.starving else 0),
+            pending=inbox.episodes,
             running=self._running,
         )
         return room > 0

@@ -314,6 +314,30 @@ async def test_a_resumed_run_admits_by_the_batches_it_took_itself(ledger: Ledger
     assert started == 3  # room for twelve episodes, six of which are still learnt from
 
 
+async def test_a_learner_that_waits_gets_no_episodes_that_will_be_too_old_for_it(ledger: Ledger) -> None:
+    held = asyncio.Event()
+
+    async def act(key: EpisodeKey, task: Task) -> Episode | Failed:
+        await held.wait()
+        return episode_of(key)
+
+    settings = config("algorithm.max_lag=1", "algorithm.token_budget=18", slots=20)  # three groups of 6 tokens
+    inbox = Kept(settings, ledger)
+    for _ in range(3):
+        await inbox.put(closed_group(ledger, 1.0, 0.0))
+    await inbox.take()
+    learner = asyncio.create_task(inbox.take())
+    fleet = FakeFleet(act, 20, judge=lambda episode: Verdict.scored(1.0, correct=True))
+    with Reader(ledger.path) as reader:
+        before = reader.groups
+        rolling = asyncio.create_task(Rollouts(settings, endless(), fleet, ledger, inbox).run())  # type: ignore[arg-type]
+        await asyncio.sleep(0.3)
+        assert reader.groups - before == 6  # two steps of three groups; there are slots for ten
+        held.set()  # they teach nothing, and others are started in their place
+        await until(lambda: reader.groups - before > 60)
+    await stopped(learner, rolling)
+
+
 async def test_a_group_that_waits_for_a_straggler_counts_whole(ledger: Ledger) -> None:
     """Else more is started than can be trained in time, by one group for every straggler."""
 
