@@ -31,8 +31,8 @@ from rl.watchdog import watched
 from rollout_workers.scratch import scratch
 from verifiers.errors import UserError
 
-# What a job does not take along. Ray itself leaves out .git, .venv and what .gitignore names.
-_STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/evals", "/models", "/tests", "/.env*", "/deploy/prometheus/token")
+# What a job does not take along, as .gitignore writes it. Ray itself leaves out .git, .venv and what .gitignore names.
+_STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/evals", "/models", "/tests", ".env*", "**/prometheus/token")
 _NO_AGENT = "No available agent"
 _AGENT_SECONDS = 30.0
 _ASK_SECONDS = 1.0

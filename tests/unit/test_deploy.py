@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from docker.utils.build import exclude_paths
 from fakes import new_ledger
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -66,10 +67,33 @@ def test_compose_publishes_on_loopback_and_has_no_secret() -> None:
                 assert (DEPLOY / source).exists(), source
 
 
-def test_no_token_gets_into_an_image() -> None:
+SECRETS = (
+    ".env",
+    ".env.local",
+    "deploy/.env",
+    "deploy/grafana/.env.prod",
+    "deploy/prometheus/token",
+    "runs/one/ledger",
+)
+
+
+def test_no_token_gets_into_an_image(tmp_path: Path) -> None:
+    for name in (*SECRETS, "deploy/compose.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     kept_out = (DEPLOY.parent / ".dockerignore").read_text().splitlines()
-    for secret in ("deploy/prometheus/token", ".env*", "runs"):
-        assert secret in kept_out
+    sent = exclude_paths(str(tmp_path), kept_out)
+    assert "deploy/compose.yaml" in sent
+    assert sent.isdisjoint(SECRETS)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git on the PATH")
+def test_no_token_gets_into_git(tmp_path: Path) -> None:
+    shutil.copy(DEPLOY.parent / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    command = ["git", "check-ignore", *SECRETS, "deploy/compose.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == list(SECRETS)
 
 
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.stem)
