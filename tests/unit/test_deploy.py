@@ -1,9 +1,11 @@
 """What lies in deploy/ for others' tools: whole, of one piece, and true to what the service offers."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,50 @@ def test_no_token_gets_into_git(tmp_path: Path) -> None:
     command = ["git", "check-ignore", *SECRETS, "deploy/compose.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == list(SECRETS)
+
+
+def test_no_base_image_is_made_of_packages_that_nobody_signed(tmp_path: Path) -> None:
+    tools = {"docker": "[ $1 != image ]", "id": "echo 0", "debootstrap": 'echo "$@"; exit 1'}
+    for name, words in tools.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{words}\n")
+        (tmp_path / name).chmod(0o755)
+    keyring = tmp_path / "keyring.gpg"
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DEBIAN_KEYRING": str(keyring)}
+    command = [str(DEPLOY / "images/make-base.sh"), "--method", "debootstrap"]
+
+    without = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert without.returncode == 1 and f"there is no keyring {keyring}" in without.stderr
+    keyring.write_text("keys")
+    asked = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60).stderr
+    assert f"--force-gpg-check --keyring={keyring}" in asked
+
+
+@pytest.mark.parametrize("before", [None, "", '{"debug": true}', '{"runtimes": {"runsc": {"path": "mine"}}}'])
+def test_docker_learns_of_gvisor_beside_what_it_knows(tmp_path: Path, before: str | None) -> None:
+    settings = tmp_path / "daemon.json"
+    if before is not None:
+        settings.write_text(before)
+    assert add_runsc(settings) == ""
+    known = json.loads(settings.read_text())
+    assert known.pop("runtimes")["runsc"]["path"] == ("mine" if "mine" in (before or "") else "/usr/bin/runsc")
+    assert known == ({"debug": True} if "debug" in (before or "") else {})
+    assert list(tmp_path.iterdir()) == [settings]
+
+
+@pytest.mark.parametrize("before", ["{", "[]", '{"runtimes": 3}'])
+def test_dockers_settings_that_are_none_stay_and_are_named(tmp_path: Path, before: str) -> None:
+    settings = tmp_path / "daemon.json"
+    settings.write_text(before)
+    said = add_runsc(settings)
+    assert said.startswith(f"install-docker: {settings} is no JSON") and len(said.splitlines()) == 1
+    assert settings.read_text() == before
+
+
+def add_runsc(settings: Path) -> str:
+    """Runs what install-docker.sh changes settings by; what it complains of."""
+    (program,) = re.findall(r"<<'PYTHON'\n(.*?)^PYTHON$", (DEPLOY / "install-docker.sh").read_text(), re.DOTALL | re.M)
+    command = [sys.executable, "-I", "-S", "-c", program, str(settings), "/usr/bin/runsc"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60).stderr
 
 
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.stem)
