@@ -53,7 +53,7 @@ from_debootstrap() {
     [[ -s $keyring ]] || stop "there is no keyring $keyring: apt-get install debian-archive-keyring."
     root=$(mktemp -d)
     trap 'rm -rf --one-file-system "$root"' EXIT
-    debootstrap --force-gpg-check --keyring="$keyring" --variant=minbase --include=python3,git,patch \
+    debootstrap --force-check-gpg --keyring="$keyring" --variant=minbase --include=python3,git,patch \
         "$suite" "$root/base" "$mirror" >"$root/log" 2>&1 || {
         tail -n 15 "$root/log" >&2
         stop "debootstrap failed; is the mirror there? DEBIAN_MIRROR names another."
