@@ -81,10 +81,10 @@ def test_what_is_wrong_stops_it_before_anything_is_made(tree: Path, env: dict[st
     assert not (tree / ".venv").exists()
 
 
-def test_without_bubblewrap_and_apt_it_names_the_command(tree: Path, tmp_path: Path) -> None:
-    result = setup(tree, PATH=tools_without(tmp_path, "bwrap", "apt-get"))
+def test_without_bubblewrap_git_and_apt_it_names_the_command(tree: Path, tmp_path: Path) -> None:
+    result = setup(tree, PATH=tools_without(tmp_path, "bwrap", "git", "apt-get"))
     assert result.returncode == 1
-    assert "apt-get install bubblewrap" in result.stderr
+    assert "apt-get install bubblewrap git" in result.stderr
     assert not (tree / ".venv").exists()
 
 
