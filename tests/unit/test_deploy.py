@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rl.service import prometheus
 from rl.service.live import Hub
+from rl.service.server import ServiceError
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KUBERAY = sorted((DEPLOY / "kuberay").glob("*.yaml"))
@@ -111,7 +112,7 @@ def test_no_base_image_is_made_of_packages_that_nobody_signed(tmp_path: Path) ->
     assert without.returncode == 1 and f"there is no keyring {keyring}" in without.stderr
     keyring.write_text("keys")
     asked = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60).stderr
-    assert f"--force-gpg-check --keyring={keyring}" in asked
+    assert f"--force-check-gpg --keyring={keyring}" in asked
 
 
 @pytest.mark.parametrize("before", [None, "", '{"debug": true}', '{"runtimes": {"runsc": {"path": "mine"}}}'])
@@ -161,6 +162,7 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     unit = (DEPLOY / "systemd/cwm-rl.service").read_text()
     program = "/opt/cwm-rl/.venv/bin/cwm-rl"
     assert program in unit
+    assert f"RestartPreventExitStatus={ServiceError.exit_code}\n" in unit, "a wrong configuration stays one"
     (tmp_path / "cwm-rl.service").write_text(unit.replace(program, "/bin/true").replace("User=cwm", "User=root"))
     command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "cwm-rl.service")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
