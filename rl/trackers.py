@@ -97,7 +97,7 @@ def _library(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise TrackerError(f"{name} is not installed: pip install {_INSTALLS[name]}") from error
+        raise TrackerError(f"{name} is not installed: {sys.executable} -m pip install {_INSTALLS[name]}") from error
 
 
 class _TensorBoard:
