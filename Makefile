@@ -1,4 +1,4 @@
-# Every target makes .venv ready first, from a complete, hashed lock; that takes minutes once, then no time.
+# What depends on `setup` makes .venv ready first, from a complete, hashed lock: minutes once and when the lock changes.
 .DEFAULT_GOAL := help
 # A file's tests stay on one worker, and the files in their order: the long ones come first. Many wait more than they work.
 PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder

@@ -5,6 +5,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 pid_file=/var/run/docker.pid
 log=/var/log/cwm-rl-dockerd.log
 settings=/etc/docker/daemon.json
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 stop() {
     echo "install-docker: $*" >&2
@@ -26,7 +27,10 @@ answers_soon() {
 install_packages() {
     local missing=()
     command -v dockerd >/dev/null || missing+=(docker.io)
-    command -v debootstrap >/dev/null || missing+=(debootstrap debian-archive-keyring)
+    command -v debootstrap >/dev/null || missing+=(debootstrap)
+    # Recommended by debootstrap only, and without them it would take packages that nobody signed.
+    [[ -s $keyring ]] || missing+=(debian-archive-keyring)
+    command -v gpgv >/dev/null || missing+=(gpgv)
     ((${#missing[@]})) || return 0
     command -v apt-get >/dev/null || stop "this is neither Debian nor Ubuntu: install ${missing[*]} by hand."
     echo "install-docker: installing ${missing[*]}"
@@ -45,14 +49,21 @@ configure_gvisor() {
     command -v runsc >/dev/null || return 0
     mkdir -p "$(dirname "$settings")"
     python3 - "$settings" "$(command -v runsc)" <<'PYTHON'
-import json, pathlib, sys
+import json, os, pathlib, shutil, sys
 
-path, runsc = pathlib.Path(sys.argv[1]), sys.argv[2]
-known = json.loads(path.read_text() or "{}") if path.exists() else {}
-runtimes = known.setdefault("runtimes", {})
-if "runsc" not in runtimes:
-    runtimes["runsc"] = {"path": runsc, "runtimeArgs": ["--network=none"]}
-    path.write_text(json.dumps(known, indent=2) + "\n")
+path, runsc = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2]
+try:
+    known = json.loads(path.read_text() or "{}") if path.exists() else {}
+    runtimes = known.setdefault("runtimes", {})
+    if "runsc" not in runtimes:
+        runtimes["runsc"] = {"path": runsc, "runtimeArgs": ["--network=none"]}
+        made = path.with_name(path.name + ".new")  # moved over the old one, which an engine may read meanwhile
+        made.write_text(json.dumps(known, indent=2) + "\n")
+        if path.exists():
+            shutil.copymode(path, made)
+        os.replace(made, path)
+except (ValueError, AttributeError, TypeError) as error:
+    sys.exit(f"install-docker: {path} is no JSON object with objects in it ({error}): mend it, then run this again.")
 PYTHON
     if [[ -s $pid_file ]] && answers && ! docker info --format '{{json .Runtimes}}' | grep -q runsc; then
         kill -HUP "$(cat "$pid_file")" # reads its runtimes again; containers go on

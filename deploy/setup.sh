@@ -97,6 +97,7 @@ install_by_apt() {
 check_system() { # what pip cannot bring; `$python` is needed to see whether a library loads
     local missing=() command
     command -v bwrap >/dev/null || missing+=(bubblewrap)
+    command -v git >/dev/null || missing+=(git)
     if [[ $name == cpu ]] && ! "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; then
         missing+=(libnuma1)
     fi
@@ -104,8 +105,8 @@ check_system() { # what pip cannot bring; `$python` is needed to see whether a l
     command="apt-get install ${missing[*]}"
     [[ $(id -u) == 0 ]] || command="sudo $command"
     if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
-        stop "missing: ${missing[*]} (bubblewrap is the walls round what a model writes, libnuma1 a library of vLLM's" \
-            "CPU build). As on Debian and Ubuntu: $command"
+        stop "missing: ${missing[*]} (bubblewrap is the walls round what a model writes, git applies its patches," \
+            "libnuma1 is a library of vLLM's CPU build). As on Debian and Ubuntu: $command"
     fi
     phase "installing ${missing[*]} by apt-get" "see the lines above, then: $command" install_by_apt "${missing[@]}"
 }

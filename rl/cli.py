@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     sft.add_argument("--data", type=Path, help='JSONL file of rows {"messages": [{"role": ..., "content": ...}, ...]}')
     sft.add_argument("--out", type=Path, help="directory to make; a stage that was interrupted goes on")
     sft.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="e.g. messages=conversation")
-    sft.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights")
+    sft.add_argument("--dtype", choices=("float32", "bfloat16"), help="of a --model's weights; float32 if left out")
     words = "e.g. tokens=1000000, device=cuda; of a --model, lr is 1e-5 and Muon has no part in it if left out"
     sft.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=words)
 
@@ -402,6 +402,8 @@ def _sft(options: argparse.Namespace) -> int:
 
         if options.model or options.data or options.column:
             raise config.ConfigError("sft takes a configuration, or --model and --data, not both")
+        if options.dtype:
+            raise config.ConfigError("--dtype is for --model: with a configuration, say --set model.dtype=...")
         prepare(config.load(options.config, options.set), _say, options.out)
         return OK
     if not (options.model and options.data and options.out):
@@ -409,7 +411,7 @@ def _sft(options: argparse.Namespace) -> int:
     settings = config.validated(SftConfig, {"lr": 1e-5, "muon_lr": 0.0} | _tree(options.set), "--set")
     sft.check_free(options.out)
     columns = {field: name for field, _, name in (mapped.partition("=") for mapped in options.column)}
-    stage = sft.from_file(options.model, options.data, settings, columns=columns, dtype=options.dtype)
+    stage = sft.from_file(options.model, options.data, settings, columns=columns, dtype=options.dtype or "float32")
     print(sft.in_words(sft.train(stage, options.out, _say), options.out))
     return OK
 
@@ -470,6 +472,8 @@ def _status(options: argparse.Namespace) -> int:
 
     if (directory := Path(options.run)).is_dir():
         found = runs.summary(directory.resolve())
+        if found.state == "unreadable":
+            raise UserError(found.problem)
         more = [f"waits for {found.waiting}"] if found.waiting else [found.problem] if found.problem else []
         words = ", ".join([f"{found.name}: {found.state}", f"step {found.step}", *more])
         print(found.model_dump_json(indent=2) if options.json else words)

@@ -31,8 +31,8 @@ from rl.watchdog import watched
 from rollout_workers.scratch import scratch
 from verifiers.errors import UserError
 
-# What a job does not take along. Ray itself leaves out .git, .venv and what .gitignore names.
-_STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/evals", "/models", "/tests", "/.env*", "/deploy/prometheus/token")
+# What a job does not take along, as .gitignore writes it. Ray itself leaves out .git, .venv and what .gitignore names.
+_STAYS = ("/.*_cache", "/.hypothesis", "/runs", "/evals", "/models", "/tests", ".env*", "**/prometheus/token")
 _NO_AGENT = "No available agent"
 _AGENT_SECONDS = 30.0
 _ASK_SECONDS = 1.0
@@ -197,11 +197,8 @@ def connected(config: ClusterConfig, run: Path, cpus: float, gpus: float) -> Ite
         options |= {
             "address": "local",
             "include_dashboard": False,
-            "num_cpus": max(os.cpu_count() or 1, int(cpus + 0.999)),
             "object_store_memory": 256 << 20,
-        }
-        if gpus:
-            options["num_gpus"] = int(gpus)
+        } | offered(cpus, gpus)
     else:
         options["address"] = address
         where = f"Ray at {address}"
@@ -214,6 +211,12 @@ def connected(config: ClusterConfig, run: Path, cpus: float, gpus: float) -> Ite
         _init(options)
         stack.callback(_shutdown)
         yield where
+
+
+def offered(cpus: float, gpus: float) -> dict[str, int]:
+    """By a local cluster: whole CPUs, this machine's at least, and whole GPUs; where none is asked for, Ray looks."""
+    processors = {"num_cpus": max(os.cpu_count() or 1, math.ceil(cpus))}
+    return processors | {"num_gpus": math.ceil(gpus)} if gpus else processors
 
 
 def _keep_logs(source: Path, target: Path) -> None:
@@ -346,8 +349,10 @@ def jobs(address: str | None) -> Iterator[Jobs]:
         yield Jobs(JobSubmissionClient(address))
     except AuthenticationError as error:
         raise ClusterError(_REFUSED.format(address)) from error
-    except (ConnectionError, RuntimeError, ValueError, OSError, RayError, requests.RequestException) as error:
+    except (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout) as error:
         raise ClusterError(f"no Ray cluster answers at {address}: {_first_line(error)}") from error
+    except (RuntimeError, ValueError, RayError, requests.RequestException) as error:
+        raise ClusterError(f"what was asked of Ray at {address} failed: {_first_and_last_line(error)}") from error
 
 
 def _handed_over(submit: Callable[[], object]) -> None:
@@ -366,6 +371,12 @@ def _handed_over(submit: Callable[[], object]) -> None:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _first_and_last_line(error: Exception) -> str:
+    """An answer of Ray's dashboard may be a status with a traceback, which ends with what was raised."""
+    first, last = _first_line(error), _last_line(error)
+    return first if first == last else f"{first} ... {last}"
 
 
 def _last_line(error: Exception) -> str:

@@ -31,6 +31,8 @@ _SHARED_MEMORY_GIB: Final = 0.5
 _ANSWER_SECONDS: Final = 3.0
 _RAY_CLUSTER_FILE: Final = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 - Ray's own
 _PORTS: Final = {"http": 80, "https": 443, "ray": 10001}
+_SANDBOX_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_CALLED: Final = {"git": "tasks that repair a repository", "g++": "tasks in C++"}
 _MEMORY_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -53,6 +55,7 @@ async def examine(directory: Path | None = None) -> list[Finding]:
         _python(sys.version_info[:3]),
         *packages(),
         *walls,
+        *programs(),
         gpus,
         _memory(),
         _disk(directory or Path.cwd()),
@@ -171,6 +174,16 @@ async def _docker(runtime: str | None) -> Probe:
 def _sandbox(name: str, probe: Probe, advice: str, *, needed: bool = False) -> Finding:
     found = " ".join(probe.why.split())
     return Finding(name, found, ok=probe.ok, needed=needed, advice="" if probe.ok else advice)
+
+
+def programs(path: str = _SANDBOX_PATH) -> list[Finding]:
+    """What some tasks call, where bubblewrap's sandboxes find it; docker's have what their image has."""
+    findings = []
+    for name, whose in _CALLED.items():
+        found = shutil.which(name, path=path)
+        advice = "" if found else f"for {whose}, as root: apt-get install {name} (docker's sandboxes: in their image)"
+        findings.append(Finding(name, found or f"not in {path}", ok=found is not None, advice=advice))
+    return findings
 
 
 async def _gpus() -> Finding:

@@ -82,9 +82,10 @@ def _hand_on(run: Path, sink: Sink, say: Say, *, follow: bool) -> None:
             alive = reader.is_written
             if reader.lineage != lineage:  # the learner fell back: its steps are told again, from where they differ
                 lineage, last = reader.lineage, min(last, reader.step)
-            for step in reader.steps(after=last):
-                sink.log(step.step, {name: value for name, value in flat_stats(step).items() if value is not None})
-                last = step.step
+            steps = reader.steps(after=last)
+        for step in steps:
+            sink.log(step.step, {name: value for name, value in flat_stats(step).items() if value is not None})
+            last = step.step
         if not follow or not alive:
             say(f"{last} steps were handed on")
             return
@@ -96,7 +97,7 @@ def _library(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise TrackerError(f"{name} is not installed: pip install {_INSTALLS[name]}") from error
+        raise TrackerError(f"{name} is not installed: {sys.executable} -m pip install {_INSTALLS[name]}") from error
 
 
 class _TensorBoard:

@@ -8,10 +8,12 @@
 # it is the same each time.
 #
 #   DEBIAN_MIRROR=https://deb.debian.org/debian   where packages come from
+#   DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg   who must have signed them
 set -euo pipefail
 image=cwm-rl-base:local
 suite=bookworm
 mirror=${DEBIAN_MIRROR:-https://deb.debian.org/debian}
+keyring=${DEBIAN_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 new=
 method=auto
@@ -48,9 +50,11 @@ plain() {
 from_debootstrap() {
     [[ $(id -u) == 0 ]] || stop "debootstrap needs root: run this as root (sudo $0)."
     command -v debootstrap >/dev/null || stop "there is no debootstrap: apt-get install debootstrap."
+    [[ -s $keyring ]] || stop "there is no keyring $keyring: apt-get install debian-archive-keyring."
     root=$(mktemp -d)
     trap 'rm -rf --one-file-system "$root"' EXIT
-    debootstrap --variant=minbase --include=python3,git,patch "$suite" "$root/base" "$mirror" >"$root/log" 2>&1 || {
+    debootstrap --force-check-gpg --keyring="$keyring" --variant=minbase --include=python3,git,patch \
+        "$suite" "$root/base" "$mirror" >"$root/log" 2>&1 || {
         tail -n 15 "$root/log" >&2
         stop "debootstrap failed; is the mirror there? DEBIAN_MIRROR names another."
     }

@@ -68,8 +68,8 @@ class Where:
 class Reader:
     """A read-only view. A context manager; used by one thread; each answer is of one moment.
 
-    Raises LedgerError if there is no ledger at `path`, which may be its file or the run's directory, and later where a
-    row is damaged.
+    Raises LedgerError if there is no ledger at `path`, which may be its file or the run's directory, later where a
+    row is damaged, and on leaving where the file was.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -83,6 +83,8 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
+        if schema.is_of_the_file(error):
+            raise LedgerError(f"{self.path} cannot be read ({error}): restore it from a copy") from error
 
     @property
     def is_written(self) -> bool:

@@ -15,6 +15,15 @@ from typing import IO
 from rl.ledger.states import DropReason, LedgerError, State
 
 FILE = "ledger.sqlite"
+_OF_THE_FILE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_READONLY,
+}
 VERSION = 1
 """`user_version` of the file; another one is refused."""
 
@@ -215,6 +224,11 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def is_of_the_file(error: BaseException | None) -> bool:
+    """Whether SQLite complains of the file or its disk; else the fault is ours."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _OF_THE_FILE
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

@@ -3,18 +3,17 @@
 from pathlib import Path
 
 import pytest
-from launch import ROOT, cwm_rl, report_of
+from launch import cwm_rl, report_of
+from public_data import public
 
 from rl.ledger.audit import audit
 
-DATA = ROOT.parent / "shared" / "data"
-
-pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the public data sets are not beside the project (../shared/data)")
 def test_five_steps_on_gsm8k_and_humaneval(tmp_path: Path) -> None:
-    settings = [f"data.dir={DATA}", f"run.directory={tmp_path}", "run.id=files", "algorithm.token_budget=3000"]
+    data = public("gsm8k_test.jsonl", "humaneval.jsonl.gz")
+    settings = [f"data.dir={data}", f"run.directory={tmp_path}", "run.id=files", "algorithm.token_budget=3000"]
     arguments = [part for setting in settings for part in ("--set", setting)]
     with cwm_rl(tmp_path / "log", "train", "deploy/configs/nano-files.toml", *arguments) as command:
         assert command.finish(300) == 0, command.output

@@ -3,10 +3,10 @@
 import asyncio
 import gzip
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from public_data import public
 
 from rollout_workers.sandbox import bubblewrap
 from verifiers import conformance, registry
@@ -15,9 +15,6 @@ from verifiers.runner import Grader
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Submission, Task
 from verifiers.verdict import Outcome, Verdict
-
-DATA = Path(__file__).parents[3] / "shared" / "data"
-pytestmark = pytest.mark.required
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +32,7 @@ async def grade(sandboxes: Sandboxes, payload: dict[str, Any], source: str, *, t
 
 
 @pytest.mark.slow
+@pytest.mark.required
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["code", "repair", "swe"])
 async def test_no_attack_is_paid(sandboxes: Sandboxes, name: str) -> None:
@@ -48,6 +46,7 @@ CHECK = {"check": "def check(candidate):\n    for k in range(9): assert candidat
 PROGRAM = {"stdin_tests": [{"stdin": "1", "stdout": "2"}, {"stdin": "7", "stdout": "8"}]}
 
 
+@pytest.mark.required
 @pytest.mark.parametrize(
     ("payload", "source"),
     [(TESTS, "def f(x): return x + 1"), (CHECK, "def f(x): return x + 1"), (PROGRAM, "print(int(input()) + 1)")],
@@ -58,6 +57,7 @@ async def test_right_answers_pass(sandboxes: Sandboxes, payload: dict[str, Any],
     assert (verdict.outcome, verdict.reward) == (Outcome.SCORED, 1.0), verdict.detail
 
 
+@pytest.mark.required
 @pytest.mark.parametrize("payload", [TESTS, CHECK, PROGRAM], ids=["tests", "check", "stdin"])
 @pytest.mark.parametrize(
     "body",
@@ -82,10 +82,8 @@ async def test_attacks_are_scored_with_the_lowest_reward(
 
 
 def humaneval() -> list[dict[str, str]]:
-    file = DATA / "humaneval.jsonl.gz"
-    if not file.exists():
-        pytest.skip("the folder ../shared/data with humaneval.jsonl.gz is absent")
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
+    name = "humaneval.jsonl.gz"
+    with gzip.open(public(name) / name, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 

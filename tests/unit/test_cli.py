@@ -4,8 +4,10 @@ import json
 import os
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -159,6 +161,30 @@ def test_a_run_whose_configuration_is_damaged(tmp_path: Path, capsys: pytest.Cap
         refused = refusal(capsys, "resume", tmp_path)
         assert str(stored) in refused
         assert words in refused
+
+
+@pytest.mark.parametrize("command", ["status", "top", "track", "resume"])
+def test_a_ledger_that_was_overwritten_is_a_sentence(
+    run: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    ledger = run / "ledger.sqlite"
+    with closing(sqlite3.connect(ledger)) as whole:
+        (size,) = whole.execute("PRAGMA page_size").fetchone()
+        pages = [page for (page,) in whole.execute("SELECT rootpage FROM sqlite_schema WHERE rootpage > 1")]
+    with ledger.open("r+b") as file:  # the tables' pages, but not those that name them
+        for page in pages:
+            file.seek((page - 1) * size)
+            file.write(b"\xff" * size)
+    further = {"track": ("--to", "tensorboard"), "top": ("--once",)}.get(command, ())
+    assert str(ledger) in refusal(capsys, command, run, *further)
+
+
+def test_the_status_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"no ledger at {tmp_path}" in refusal(capsys, "status", tmp_path)
+
+
+def test_a_warm_starts_dtype_is_its_configurations(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--set model.dtype" in refusal(capsys, "sft", config, "--dtype", "bfloat16")
 
 
 def test_a_resume_with_a_bad_setting(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray import exceptions
 
-from rl.cluster import Actor, ActorLost, joined
+from rl.cluster import Actor, ActorLost, joined, offered
 
 
 def actor_that_raises(error: Exception) -> Actor:
@@ -45,6 +45,12 @@ async def test_an_actor_that_is_gone_is_lost_for_a_reason(error: Exception, word
 async def test_what_a_method_raised_is_raised() -> None:
     with pytest.raises(ZeroDivisionError, match="by zero"):
         await actor_that_raises(task_error(TRACE, ZeroDivisionError("by zero"))).call("look")
+
+
+def test_a_local_ray_offers_whole_processors() -> None:
+    assert offered(10000.5, 0.5) == {"num_cpus": 10001, "num_gpus": 1}
+    assert offered(0.1, 2)["num_gpus"] == 2
+    assert "num_gpus" not in offered(1, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """Jobs of a cluster, with a stand-in for its dashboard: what is asked of it, and in which order."""
 
-import fnmatch
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
-from rl.cluster import _STAYS, ClusterError, Jobs
+from rl.cluster import ClusterError, Jobs, jobs
 from rl.jobs import Job
 
 
@@ -43,33 +45,87 @@ def job(name: str = "nano") -> Job:
 
 def test_a_second_submit_is_the_same_job() -> None:
     dashboard, said = Dashboard("PENDING", "RUNNING"), list[str]()
-    jobs = Jobs(dashboard)
-    assert jobs.submit(job(), said.append) == "PENDING" and not said
-    assert jobs.submit(job(), said.append) == "RUNNING"
+    there = Jobs(dashboard)
+    assert there.submit(job(), said.append) == "PENDING" and not said
+    assert there.submit(job(), said.append) == "RUNNING"
     assert said == ["job nano is known to the cluster already"]
     assert dashboard.known == ["nano"]
 
 
-def test_no_secret_travels() -> None:
-    for name in ("/.env", "/.env.local", "/deploy/prometheus/token", "/runs", "/models"):
-        assert any(fnmatch.fnmatch(name, pattern) for pattern in _STAYS), name
+def test_no_secret_travels(tmp_path: Path) -> None:
+    from ray._private.runtime_env.packaging import create_package
+
     dashboard = Dashboard("RUNNING")
     Jobs(dashboard).submit(job(), print)
-    assert set(dashboard.environments[0]) == {"working_dir", "excludes"}, "the submitter's environment stays"
+    (environment,) = dashboard.environments
+    assert set(environment) == {"working_dir", "excludes"}, "the submitter's environment stays"
+    stays = {
+        ".env",
+        ".env.local",
+        "deploy/.env",
+        "deploy/prometheus/token",
+        "runs/one/ledger.sqlite",
+        "models/m",
+        "tests/t",
+    }
+    goes = {"rl/cli.py", "rl/models/m", "deploy/configs/nano.toml"}
+    for name in stays | goes:
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "here" / name).touch()
+    create_package(str(tmp_path / "here"), tmp_path / "it.zip", True, excludes=environment["excludes"])
+    with ZipFile(tmp_path / "it.zip") as package:
+        assert {name for name in package.namelist() if not name.endswith("/")} == goes
+
+
+class Failing(BaseHTTPRequestHandler):
+    """A dashboard that is there, and fails."""
+
+    def do_GET(self) -> None:
+        about = self.path == "/api/version"
+        said = b'{"ray_version": "2.60.0", "version": "4"}' if about else b"Traceback\n  somewhere\nValueError: no room"
+        self.send_response(200 if about else 500)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *words: object) -> None: ...
+
+
+@pytest.mark.slow
+def test_a_cluster_that_answers_with_a_failure_is_not_called_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        try:
+            with pytest.raises(ClusterError) as caught, jobs(address) as there:
+                there.state("nano")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert str(caught.value).startswith(
+        f"what was asked of Ray at {address} failed: Request failed with status code 500"
+    )
+    assert str(caught.value).endswith("ValueError: no room.")
+    with pytest.raises(ClusterError, match="no Ray cluster answers"), jobs(address):
+        pass
 
 
 def test_waiting_ends_with_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rl.cluster._ASK_SECONDS", 0.0)
     dashboard = Dashboard("PENDING", "RUNNING", "RUNNING", "SUCCEEDED")
-    jobs = Jobs(dashboard)
+    there = Jobs(dashboard)
     dashboard.known.append("nano")
-    assert jobs.wait("nano") == "SUCCEEDED"
-    assert jobs.stop("nano") == "STOPPED"
-    assert jobs.logs("nano") == "nano said so\n"
+    assert there.wait("nano") == "SUCCEEDED"
+    assert there.stop("nano") == "STOPPED"
+    assert there.logs("nano") == "nano said so\n"
 
 
 def test_a_job_that_nobody_knows_is_a_sentence() -> None:
-    jobs = Jobs(Dashboard("RUNNING"))
-    for ask in (jobs.state, jobs.logs, jobs.stop, jobs.wait):
+    there = Jobs(Dashboard("RUNNING"))
+    for ask in (there.state, there.logs, there.stop, there.wait):
         with pytest.raises(ClusterError, match="no job 'nano'"):
             ask("nano")

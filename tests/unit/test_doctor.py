@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.doctor import Finding, examine, in_words, memory, packages
+from rl.doctor import Finding, examine, in_words, memory, packages, programs
 from rollout_workers.sandbox.docker import weakness
 
 
@@ -70,6 +70,14 @@ async def test_without_bubblewrap_and_docker_nothing_is_ready(monkeypatch: pytes
     assert [item.name for item in found.values() if item.needed and not item.ok] == ["bubblewrap", "Docker"]
     assert "apt-get install bubblewrap" in found["bubblewrap"].advice
     assert in_words(list(found.values())).splitlines()[-1] == "Not ready: bubblewrap, Docker."
+
+
+def test_what_tasks_call_is_looked_for_where_sandboxes_look(tmp_path: Path) -> None:
+    (tmp_path / "git").touch(0o755)
+    git, compiler = programs(str(tmp_path))
+    assert (git.ok, git.found) == (True, str(tmp_path / "git"))
+    assert (compiler.ok, compiler.needed) == (False, False)
+    assert "tasks in C++, as root: apt-get install g++" in compiler.advice
 
 
 def test_a_missing_and_a_wrong_package_are_named(installed: Path) -> None:

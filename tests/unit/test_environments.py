@@ -1,8 +1,10 @@
 """Environments: what answers a reply, and when it is over."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -200,6 +202,16 @@ async def test_a_sandbox_that_cannot_be_had_is_ours(environment: str) -> None:
 def test_an_environment_may_lie_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def somewhere(task, sandboxes): return 1\n")
     assert find(f"{tmp_path}/mine.py:somewhere")(None, None) == 1  # type: ignore[arg-type,comparison-overlap]
+
+
+async def test_the_one_that_the_readme_shows_is_whole(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = re.findall(r"^    from contextlib .*?(?=^\S)", readme, re.DOTALL | re.MULTILINE)
+    (tmp_path / "mine.py").write_text(dedent(block))
+    async with find(f"{tmp_path}/mine.py:doubtful")(task({}, "single_turn"), PlainSandboxes()) as place:
+        assert not place.files
+        assert await place.respond("It is 4.", Left(2, 100)) == Message("tool: doubt", "Are you sure?")
+        assert await place.respond("I am sure.", Left(1, 80)) is None
 
 
 def test_an_environment_may_lie_in_any_module() -> None:

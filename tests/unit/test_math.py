@@ -5,20 +5,18 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 import pytest
 import pytest_asyncio
 from plain_sandbox import PlainSandboxes
+from public_data import public
 
 from verifiers.math import MathVerifier
 from verifiers.reply import last_boxed
 from verifiers.runner import Grader
 from verifiers.task import Message, Submission, Task
 from verifiers.verdict import Outcome, Verdict
-
-DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -194,13 +192,10 @@ async def test_a_missing_gold_is_an_invalid_task_not_a_reward(verifier: MathVeri
 
 
 @pytest.mark.slow
-@pytest.mark.required
 async def test_agrees_with_labelled_gsm8k_solutions(verifier: MathVerifier) -> None:
-    file = DATA / "gsm8k_labelled_solutions.jsonl"
-    if not file.exists():
-        pytest.skip("the folder ../shared/data with gsm8k_labelled_solutions.jsonl is absent")
+    name = "gsm8k_labelled_solutions.jsonl"
     asked = agreed = 0
-    with file.open() as lines:
+    with (public(name) / name).open() as lines:
         for line in lines:
             row = json.loads(line)
             gold = row["ground_truth"].rpartition("A:")[2].strip().replace(",", "")
@@ -214,12 +209,9 @@ async def test_agrees_with_labelled_gsm8k_solutions(verifier: MathVerifier) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.required
 async def test_public_golds_equal_themselves(verifier: MathVerifier) -> None:
-    file = DATA / "minerva_math.jsonl"
-    if not file.exists():
-        pytest.skip("the folder ../shared/data with minerva_math.jsonl is absent")
-    rows = file.read_text("utf-8").splitlines()[::4]
+    name = "minerva_math.jsonl"
+    rows = (public(name) / name).read_text("utf-8").splitlines()[::4]
     golds = [last_boxed(json.loads(row)["solution"]) for row in rows]
     verdicts = [await grade(verifier, gold, gold) for gold in golds]
     assert all(verdict.correct for verdict in verdicts)

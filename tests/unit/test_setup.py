@@ -81,10 +81,10 @@ def test_what_is_wrong_stops_it_before_anything_is_made(tree: Path, env: dict[st
     assert not (tree / ".venv").exists()
 
 
-def test_without_bubblewrap_and_apt_it_names_the_command(tree: Path, tmp_path: Path) -> None:
-    result = setup(tree, PATH=tools_without(tmp_path, "bwrap", "apt-get"))
+def test_without_bubblewrap_git_and_apt_it_names_the_command(tree: Path, tmp_path: Path) -> None:
+    result = setup(tree, PATH=tools_without(tmp_path, "bwrap", "git", "apt-get"))
     assert result.returncode == 1
-    assert "apt-get install bubblewrap" in result.stderr
+    assert "apt-get install bubblewrap git" in result.stderr
     assert not (tree / ".venv").exists()
 
 
@@ -170,3 +170,22 @@ def test_in_ci_a_required_part_may_not_be_left_out(tmp_path: Path, ci: str, clos
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
     assert closing in result.stdout.splitlines()[-1], result.stdout
     assert ("required, and left out: Skipped: no engine here" in result.stdout) == (ci == "true")
+
+
+@pytest.mark.slow
+def test_public_files_are_nobodys_duty(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "public_files or labelled or public_golds",
+    ]
+    command += [str(ROOT / "tests/unit/test_task_files.py"), str(ROOT / "tests/unit/test_math.py")]
+    env = os.environ | {"CI": "true", "CWM_RL_PUBLIC_DATA": str(tmp_path)}
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, cwd=ROOT)
+    assert result.returncode == 0 and result.stdout.splitlines()[-1].startswith("6 skipped,"), result.stdout
+    assert f"gsm8k_test.jsonl: not in {tmp_path}. CONTRIBUTING.md says who publishes it" in result.stdout

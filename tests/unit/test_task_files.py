@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from plain_sandbox import PlainSandboxes
+from public_data import public
 from pydantic import ValidationError
 
 from rl.tasks.files import DataError, FileSource, LimitsOverride, load
@@ -15,7 +16,6 @@ from verifiers.math import MathVerifier
 from verifiers.task import Submission, Task
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data"
 OWN = ROOT / "deploy" / "configs" / "tasks"
 
 
@@ -237,7 +237,6 @@ async def test_our_function_tasks_pass_their_solutions_and_fail_others() -> None
             assert verdict.correct is expected, f"{task.id}: {verdict.detail}"
 
 
-@pytest.mark.required
 @pytest.mark.parametrize(
     ("path", "form", "rows", "columns"),
     [
@@ -248,9 +247,7 @@ async def test_our_function_tasks_pass_their_solutions_and_fail_others() -> None
     ],
 )
 def test_public_files_load_whole(path: str, form: Any, rows: int, columns: dict[str, str]) -> None:
-    if not (DATA / path).exists():
-        pytest.skip(f"the folder ../shared/data with {path} is absent")
-    tasks = load(FileSource(path=path, form=form, columns=columns), DATA)
+    tasks = load(FileSource(path=path, form=form, columns=columns), public(path))
     assert len(tasks) == rows
     assert all(task.messages[-1].content.strip() for task in tasks)
     if form == "humaneval":

@@ -91,4 +91,4 @@ def test_one_that_fails_is_a_sentence_and_no_matter_of_the_run(
 def test_one_that_is_not_installed_is_named(ledger: Ledger, tmp_path: Path) -> None:
     done = track(tmp_path / "run", "--to", "wandb")
     assert done.returncode == 1
-    assert done.stderr == "cwm-rl: wandb is not installed: pip install wandb\n"
+    assert done.stderr == f"cwm-rl: wandb is not installed: {sys.executable} -m pip install wandb\n"
