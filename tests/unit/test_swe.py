@@ -46,6 +46,7 @@ class TestShop(unittest.TestCase):
         self.assertEqual(shop.add(0, 0), 1)
 """
 IDS = {"fail_to_pass": ["tests/test_shop.py::test_add"], "pass_to_pass": ["tests/test_shop.py::TestShop::test_zero"]}
+ALWAYS = "class Always:\n    def __eq__(self, other): return True\n"
 PAYLOAD = {"files": BASE, "tests": {"tests/test_shop.py": TESTS}, **IDS, "patch": FIX}
 
 
@@ -158,7 +159,7 @@ async def test_a_module_that_changes_its_testers(source: str, outcome: Outcome) 
     [
         (FIX, Outcome.SCORED),
         (
-            module("class Always:\n    def __eq__(self, other): return True\ndef add(a, b): return Always()"),
+            module(f"{ALWAYS}def add(a, b): return Always()"),
             Outcome.TAMPERED,
         ),
     ],
@@ -167,6 +168,54 @@ async def test_what_equals_anything_is_found_where_no_literal_is(assertion: str,
     tests = f"import shop\n\ndef test_add():\n    wanted = 1 + 2\n    {assertion}\n"
     verdict = await grade(patch, tests={"tests/test_shop.py": tests}, pass_to_pass=[])
     assert (verdict.outcome, verdict.correct) == (outcome, outcome is Outcome.SCORED), verdict
+
+
+ARRAYS = """
+class Array:
+    def __init__(self, *items): self.items = items
+    def __eq__(self, other):
+        others = getattr(other, "items", other)
+        others = others if isinstance(others, tuple) else (others,) * len(self.items)
+        return Array(*(one == two for one, two in zip(self.items, others)))
+    def __bool__(self):
+        if len(self.items) != 1: raise ValueError("ambiguous")
+        return bool(self.items[0])
+class Point:
+    x = 3
+    def __eq__(self, other): return self.x == other.x
+"""
+
+
+@pytest.mark.parametrize("assertion", ["assert {} == wanted", "assert wanted == {}", "self.assertEqual({}, wanted)"])
+async def test_arrays_that_compare_item_by_item_are_not_equal_to_anything(assertion: str) -> None:
+    compared = {
+        "arrays.Array(shop.add(1, 2))": ("arrays.Array(3)", FIX, Outcome.SCORED),
+        "shop.add(1, 2)": (
+            "arrays.Point()",
+            module(f"{ALWAYS}    x = 3\ndef add(a, b): return Always()"),
+            Outcome.TAMPERED,
+        ),
+    }
+    for found, (wanted, patch, outcome) in compared.items():
+        tests = "import unittest, arrays, shop\n\nclass TestAdd(unittest.TestCase):\n    def test_add(self):\n"
+        tests += f"        wanted = {wanted}\n        {assertion.format(found)}\n"
+        verdict = await grade(
+            patch,
+            files={**BASE, "arrays.py": ARRAYS},
+            tests={"tests/test_shop.py": tests},
+            fail_to_pass=["tests/test_shop.py::TestAdd::test_add"],
+            pass_to_pass=[],
+        )
+        assert (verdict.outcome, verdict.correct) == (outcome, outcome is Outcome.SCORED), verdict
+
+
+@pytest.mark.parametrize("number", ["6.02214076e23", "1e400", "-1e300", "0.0", "1", "True", "10**17", "(1e99, 2)"])
+async def test_a_double_of_a_large_number_expects_another_one(number: str) -> None:
+    tests = f"import shop\n\ndef test_add():\n    assert shop.add(1, 2) == {number}\n"
+    verdict = await grade(
+        module(f"def add(a, b): return {number}"), tests={"tests/test_shop.py": tests}, pass_to_pass=[]
+    )
+    assert (verdict.outcome, verdict.correct) == (Outcome.SCORED, True), verdict
 
 
 @pytest.mark.parametrize(
