@@ -112,11 +112,45 @@ async def test_tests_that_come_as_a_patch_and_a_fault_that_does() -> None:
 async def test_what_a_patch_does_to_tests_and_configuration_is_taken_back(patch: str) -> None:
     async with PlainSandboxes().open(checkout.spec_of({"files": BASE}, None)) as sandbox:
         await checkout.lay_out(sandbox, {})
-        assert await checkout.apply(sandbox, patch.encode()) == ""
-        assert len(await checkout.restore(sandbox, {"tests/test_shop.py"})) == 1
+        assert await checkout.apply_guarded(sandbox, patch.encode(), {"tests/test_shop.py"}) == ""
         left = await sandbox.exec("git status --porcelain")
     assert left.stdout == b""
     assert (await grade(FIX + patch)).correct, "and the repair beside it counts"
+
+
+EGG, VENV = "shop.egg-info/entry_points.txt", "venv/lib/shop.py"
+
+
+async def test_ignored_files_stay_as_they_were_and_what_a_patch_did_to_them_is_taken_back() -> None:
+    files = {".gitignore": "*.egg-info\nvenv\nconftest.py\n", EGG: "[shop]\n", VENV: "x = 1\n", "a/b.py": "x = 1\n"}
+    changed = f"--- a/{EGG}\n+++ b/{EGG}\n@@ -1 +1 @@\n-[shop]\n+[pytest11]\n"
+    moved = f"diff --git a/{VENV} b/else.py\nsimilarity index 100%\nrename from {VENV}\nrename to else.py\n"
+    folder = (
+        "diff --git a/a/b.py b/a/b.py\ndeleted file mode 100644\n--- a/a/b.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-x = 1\n"
+    )
+    patches = {
+        FIX: {"shop.py": b"def add(a, b):\n    return a + b\n"},
+        FIX + changed: {},
+        FIX + moved: {},
+        changed + new("conftest.py", "x = 1\n") + new("venv/conftest.py", "x = 1\n"): {},
+        folder + new("a", "x = 1\n") + new("venv/lib/other.py", "x = 1\n"): {},
+        new("tests/test_shop.py/x.txt", "x = 1\n") + new("tests/conftest.py", "x = 1\n"): {},
+    }
+    for patch, wanted in patches.items():
+        async with PlainSandboxes().open(checkout.spec_of({"files": BASE | files}, None)) as sandbox:
+            await checkout.lay_out(sandbox, {})
+            assert await checkout.apply_guarded(sandbox, patch.encode(), {"tests/test_shop.py", "a/b.py"}) == ""
+            for path, text in (files | {path: data.decode() for path, data in wanted.items()}).items():
+                assert await sandbox.read(path) == text.encode(), (path, patch)
+            left = await sandbox.exec("find . -name conftest.py -o -name other.py -o -name held; ls tests")
+        assert left.stdout == b"__init__.py\n", patch
+
+
+@pytest.mark.parametrize("path", ["../conftest.py", "/tmp/conftest.py", ".git/conftest.py", "tests/../conftest.py"])
+async def test_a_path_outside_is_the_patchs_fault(path: str) -> None:
+    verdict = await grade(FIX + new(path, "x = 1\n"))
+    assert (verdict.outcome, verdict.correct) == (Outcome.SCORED, False)
+    assert "does not apply" in verdict.detail
 
 
 async def test_a_history_that_holds_the_repair_does_not_come_along(tmp_path: Path) -> None:
@@ -218,6 +252,12 @@ async def test_a_double_of_a_large_number_expects_another_one(number: str) -> No
     assert (verdict.outcome, verdict.correct) == (Outcome.SCORED, True), verdict
 
 
+async def test_a_test_file_that_can_be_imported_once_is_fine() -> None:
+    tests = f"{TESTS}\nshop.register('shop')\n"
+    registry = "known = set()\ndef register(name):\n    assert name not in known\n    known.add(name)\n"
+    assert (await grade(module(f"{registry}def add(a, b): return a + b"), tests={"tests/test_shop.py": tests})).correct
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -247,6 +287,53 @@ async def test_a_patch_that_is_in_the_way_of_the_tests_is_taken_back() -> None:
     assert (wrong.outcome, wrong.reward) == (Outcome.SCORED, -1.0)
 
 
+LINK = (
+    "diff --git a/{0} b/{0}\nnew file mode 120000\n--- /dev/null\n+++ b/{0}\n@@ -0,0 +1 @@\n+{1}\n"
+    "\\ No newline at end of file\n"
+)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        new("tests/more.py/x.txt", "x"),
+        new("more", "x"),
+        LINK.format("more", "tests"),
+        LINK.format("more", "/etc"),
+        LINK.format("tests/more.py", "/etc/passwd"),
+        new(".gitattributes", "*.py working-tree-encoding=UTF-7"),
+    ],
+)
+async def test_no_patch_can_make_its_task_invalid(blocks: str) -> None:
+    tests = new("tests/test_shop.py", TESTS) + new("tests/more.py", "x = 1\n") + new("more/a.py", "x = 1\n")
+    right = await grade(FIX + blocks, tests={}, test_patch=tests)
+    assert (right.outcome, right.correct) == (Outcome.SCORED, True), right
+    wrong = await grade(blocks, tests={}, test_patch=tests)
+    assert (wrong.outcome, wrong.reward) == (Outcome.SCORED, -1.0)
+    in_files = {"tests/test_shop.py": TESTS, "tests/more.py": "x = 1\n", "more/a.py": "x = 1\n"}
+    assert (await grade(FIX + blocks, tests=in_files)).correct
+
+
+async def test_the_encoding_of_hidden_tests_is_not_the_patchs() -> None:
+    attributes = new(".gitattributes", "tests/*.py working-tree-encoding=UTF-7")  # ==3 is +AD0APQ-3, then
+    forged = module("import builtins\nbuiltins.AD0APQ = 5\ndef add(a, b): return a - b")
+    tests = new("tests/test_shop.py", "import shop\n\ndef testadd():\n    assert shop.add(1, 2) ==3\n")
+    ids = {"fail_to_pass": ["tests/test_shop.py::testadd"], "pass_to_pass": []}
+    assert (await grade(FIX + attributes, tests={}, test_patch=tests, **ids)).correct
+    verdict = await grade(attributes + forged, tests={}, test_patch=tests, **ids)
+    assert (verdict.outcome, verdict.correct) == (Outcome.SCORED, False), verdict
+
+
+async def test_a_test_file_that_is_nowhere_is_the_tasks_fault() -> None:
+    for patch in (FIX, FIX + new("tests/test_nowhere.py", "def test_add(): pass\n")):
+        verdict = await grade(patch, fail_to_pass=["tests/test_nowhere.py::test_add"])
+        assert verdict.outcome is Outcome.INVALID_TASK
+        assert "no file tests/test_nowhere.py" in verdict.detail
+    gone = "--- a/tests/test_old.py\n+++ /dev/null\n@@ -1,2 +0,0 @@\n-def test_add():\n-    pass\n"
+    files = {**BASE, "tests/test_old.py": "def test_add():\n    pass\n"}
+    assert (await grade(FIX + gone, files=files, fail_to_pass=["tests/test_old.py::test_add"])).correct
+
+
 async def test_nothing_compiled_comes_along(tmp_path: Path) -> None:
     (tmp_path / "old/deep/__pycache__").mkdir(parents=True)
     (tmp_path / "old/deep/__pycache__/a.cpython-311.pyc").write_bytes(b"repair")
@@ -269,6 +356,11 @@ async def test_nothing_compiled_comes_along(tmp_path: Path) -> None:
         ({"fail_to_pass": ["test_x (shop.Tests)"]}, "is no test id of pytest's"),
         ({"pass_to_pass": "x"}, "list of at most"),
         ({"patch": 1}, "'patch' must be text"),
+        ({"files": {"a.py": "x = '\ud800'"}}, "half a surrogate pair"),
+        ({"tests": {"a\ud800.py": ""}}, "half a surrogate pair"),
+        ({"tests": {"tests/test_shop.py": "x = '\udfff'"}}, "half a surrogate pair"),
+        ({"test_patch": "\ud800"}, "half a surrogate pair"),
+        ({"fail_to_pass": ["a\ud800.py::test_x"]}, "is no test id of pytest's"),
     ],
 )
 async def test_payloads_that_cannot_be(change: dict[str, Any], said: str) -> None:
