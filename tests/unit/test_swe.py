@@ -11,7 +11,7 @@ from rl.tasks.files import DataError, FileSource, load
 from rl.tasks.repositories import reverse
 from verifiers import checkout
 from verifiers.examples import FIX
-from verifiers.repair import PATCH
+from verifiers.repair import PATCH, similarity
 from verifiers.sandbox import SandboxSpec
 from verifiers.swe import SweVerifier
 from verifiers.task import Submission, Task
@@ -397,5 +397,9 @@ def test_rows_of_swe_bench_and_swe_smith(tmp_path: Path) -> None:
     smith = rows(tmp_path, "swe_smith", image_name="smith/x")
     assert (smith.image, smith.visible) == ("smith/x", {"root": "/testbed", "setup_patch": FIX})
     assert "+    return a - b" in smith.payload["patch"]
+    assert similarity(FIX, reverse(reverse(FIX))) == 1.0
+    several = "--- a/x\n+++ b/x\n@@ -1,5 +1,5 @@\n-a\n-b\n+c\n\\ No newline at end of file\n d\n-e\n+f\n+g\n"
+    back = "--- a/x\n+++ b/x\n@@ -1,5 +1,5 @@\n-c\n\\ No newline at end of file\n+a\n+b\n d\n-f\n-g\n+e\n"
+    assert (reverse(several), reverse(back)) == (back, several)
     with pytest.raises(DataError, match="FAIL_TO_PASS"):
         rows(tmp_path, "swe_bench", FAIL_TO_PASS="[")
