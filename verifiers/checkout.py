@@ -29,10 +29,11 @@ _COMMIT: Final = f"git init -q --template= -b main . && git add -A && {_AS} comm
 # Git writes files anew, so that a link to the old one keeps it; no patch of git's reaches where these lie.
 _HOLD: Final = (
     "mkdir .git/held && exec xargs -0r sh -c '"
-    'for path; do if [ -f "$path" ] || [ -L "$path" ]; then cp -lP --parents -- "$path" .git/held || exit 255; fi; done'
+    'for path; do if [ -f "$path" ] || [ -L "$path" ]; then for how in -lP -P; do'
+    ' cp "$how" --parents -- "$path" .git/held && continue 2; done; exit 255; fi; done'
     "' sh"
 )
-_TAKE_BACK: Final = "xargs -0r rm -rf -- && cp -rlP .git/held/. . && rm -rf .git/held"
+_TAKE_BACK: Final = "xargs -0r rm -rf -- && cp -rP .git/held/. . && rm -rf .git/held"
 _MISSING: Final = """exec xargs -0r sh -c 'for path; do [ -f "$path" ] || printf "%s\\0" "$path"; done' sh"""
 _KNOWN: Final = f"exec xargs -0r {shlex.join(_GIT)} --literal-pathspecs ls-files -z --"
 CONFIGURATION: Final = {
