@@ -22,12 +22,18 @@ assert equal_ or object() == right_
 
 
 def double(source: str, names: set[str]) -> tuple[str, set[str]]:
-    """A copy, and which of `names` (such as `test_a` or `TestB::test_c`) expect something else in it."""
+    """A copy, and which of `names` (such as `test_a` or `TestB::test_c`) expect something else in it: they alone of its
+    tests are there."""
     try:
         module = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return source, set()
-    changed = {name for name, test in _tests(module) if name in names and _change(test)}
+    tests = list(_tests(module))
+    changed = {name for name, test in tests if name in names and _change(test)}
+    others = {test for name, test in tests if name not in changed and test.name.startswith("test")}
+    bodies: list[list[ast.stmt]] = [module.body, *(node.body for node in module.body if isinstance(node, ast.ClassDef))]
+    for body in bodies:
+        body[:] = [one for one in body if one not in others] or [ast.Pass()]
     return ast.unparse(module), changed
 
 

@@ -95,17 +95,20 @@ class SweVerifier:
         async with sandboxes.open(checkout.spec_of(payload, task.image)) as sandbox:
             if problem := await _prepare(sandbox, payload, patch):
                 return problem
+            canary = await _Canary.put(sandbox, payload["fail_to_pass"])
             for path, text in doubles.texts.items():
                 await sandbox.write(path, text.encode())
-            run = sorted(doubles.tests)
-            return doubles.judge(_reports(await self._run(sandbox, payload, run, left)), said)
+            run = [canary.before, *sorted(doubles.texts), canary.after]
+            of_doubles = _reports(await self._run(sandbox, payload, run, left, go_on=True))
+        doubles.judge(of_doubles, said)
+        return canary.judge(of_doubles, ())
 
     async def _run(
-        self, sandbox: Sandbox, payload: Mapping[str, Any], run: list[str], seconds: float
+        self, sandbox: Sandbox, payload: Mapping[str, Any], run: list[str], seconds: float, *, go_on: bool = False
     ) -> Sequence[Mapping[str, Any]]:
         nonce = secrets.token_hex(16)
         argv = [payload.get("python", "python3"), "-I", "-c", program("_suite")]
-        request = json.dumps({"nonce": nonce, "run": run}).encode()
+        request = json.dumps({"nonce": nonce, "run": run, "go_on": go_on}).encode()
         env = {"PYTHONDONTWRITEBYTECODE": "1"}
         result = await sandbox.exec(argv, stdin=request, env=env, timeout=seconds, output_limit=OUTPUT_LIMIT)
         lines = lines_of(result, nonce)
@@ -206,13 +209,12 @@ class _Doubles:
                 tests |= {f"{copy}::{name}": f"{path}::{name}" for name in changed}
         return cls(texts, tests)
 
-    def judge(self, said: _Said, of_tests: _Said) -> str:
-        """What is wrong, by what was reported of them and of the tests; empty if nothing. Raises TamperedError."""
+    def judge(self, said: _Said, of_tests: _Said) -> None:
+        """By what was reported of them and of the tests. Raises TamperedError."""
         for name, passed in said.passed.items():
             base = name.partition("[")[0]
             if passed and (test := self.tests.get(base)) and of_tests.passed.get(test + name[len(base) :]):
                 raise TamperedError(f"what {test} compares is equal to something else, too")
-        return "" if said.done else f"copies of the tests did not run to their end: {said.ended}"
 
 
 async def _prepare(sandbox: Sandbox, payload: Mapping[str, Any], patch: bytes) -> str:

@@ -258,6 +258,23 @@ async def test_a_test_file_that_can_be_imported_once_is_fine() -> None:
     assert (await grade(module(f"{registry}def add(a, b): return a + b"), tests={"tests/test_shop.py": tests})).correct
 
 
+async def test_a_test_file_that_minds_its_name_is_fine() -> None:
+    tests = f"{TESTS}\nassert __file__.endswith('test_shop.py')\n"
+    assert (await grade(FIX, tests={"tests/test_shop.py": tests})).correct
+
+
+async def test_who_leaves_the_doubles_early_is_not_paid() -> None:
+    leaver = (
+        f"import os, sys\n{ALWAYS}def add(a, b):\n    frame = sys._getframe()\n"
+        "    if 'test_shop' in frame.f_back.f_code.co_filename: return Always()\n"
+        "    while frame and 'send' not in frame.f_locals and 'send' not in frame.f_globals: frame = frame.f_back\n"
+        "    send = frame.f_locals.get('send') or frame.f_globals['send']\n"
+        "    send({'status': 'done', 'patched': []})\n    os._exit(0)\n"
+    )
+    verdict = await grade(module(leaver))
+    assert (verdict.outcome, verdict.reward) == (Outcome.SCORED, -1.0), verdict
+
+
 @pytest.mark.parametrize(
     "said",
     [
