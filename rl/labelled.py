@@ -97,6 +97,8 @@ def _contest(row: Row, name: str) -> Iterator[Labelled]:
             isinstance(both.get(key), list) for key in ("language", "solution")
         ):
             raise row.error("needs the lists 'language' and 'solution'", column)
+        if not all(isinstance(number, int | str) for number in both["language"]):
+            raise row.error("has a language that is neither a number nor a name", column)
         for at, (number, source) in enumerate(zip(both["language"], both["solution"], strict=False)):
             if (language := CONTEST_LANGUAGES.get(number)) is not None:
                 payload = {**draft.payload, "language": language}

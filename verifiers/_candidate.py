@@ -1,9 +1,9 @@
 """Runs inside the candidate's sandbox: loads its source, makes the calls, sends back what they returned as plain data.
 
 Standard input holds one marshalled dictionary: {"nonce", "source", "preamble", "announced", "calls": [[name, args,
-kwargs], …], "seconds"}, values as in `_plain`. Each answer is a line `NONCE JSON` on a private copy of standard output:
-{"value": …, "args": …, "kwargs": …} (the last two if the call changed them), or {"raised": [type, message]}. Ahead of
-them stand two lines: one says that Python runs, before the candidate does, the other how loading went.
+kwargs], …], "seconds", "echo"}, values as in `_plain`. Each answer is a line `NONCE JSON` on a private copy of standard
+output: {"value": …}, or {"raised": [type, message]}; if asked to echo, with "args" and "kwargs" where the call changed
+them. Ahead of them stand two lines: one says that Python runs, before the candidate does, the other how loading went.
 Nothing here is secret: the candidate can forge these lines, and then only says what it would have returned. What it
 should return is not in this process, and not in this sandbox.
 """
@@ -38,7 +38,7 @@ def run(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None
     if "raised" in answer:
         return
     for name, args, kwargs in request["calls"]:
-        send(_call(module, name, args, kwargs, request["seconds"]))
+        send(_call(module, name, args, kwargs, request["seconds"], echo=request["echo"]))
 
 
 def _load(module: types.ModuleType, request: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ def _load(module: types.ModuleType, request: dict[str, Any]) -> None:
                 module.__dict__.pop(name, None)
 
 
-def _call(module: types.ModuleType, name: str, args: Any, kwargs: Any, seconds: float) -> dict[str, Any]:
+def _call(module: types.ModuleType, name: str, args: Any, kwargs: Any, seconds: float, *, echo: bool) -> dict[str, Any]:
     """Of a function, or of a method of the class `Solution`, as contests have it; a new object each time."""
     given = decode(args), decode(kwargs)
 
@@ -63,6 +63,8 @@ def _call(module: types.ModuleType, name: str, args: Any, kwargs: Any, seconds: 
         return function(*given[0], **given[1])
 
     answer = _guarded(call, seconds)
+    if not echo:
+        return answer
     after = _guarded(lambda: list(given), seconds)
     if "raised" in after:
         return after

@@ -4,15 +4,17 @@ The data is never trusted: nothing is hashed or built of it beyond what the expe
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from verifiers._plain import MAX_DEPTH, decode
 
 
-def same(data: Any, want: Any) -> bool:
+def same(data: Any, want: Any, *, as_json: bool = False) -> bool:
     """Whether encoded `data` equals the plain value `want`: Python's ==, floats within 1e-6, nan equal to nan.
 
-    Walks along `want`, so its cost is bounded by `want`. False for data that is malformed.
+    With `as_json` a tuple is as good as a list that is wanted. Walks along `want`, so its cost is bounded by `want`.
+    False for data that is malformed.
     """
     if isinstance(want, (int, float, complex)):
         return _same_number(data, want)
@@ -21,25 +23,33 @@ def same(data: Any, want: Any) -> bool:
     if isinstance(want, bytes):
         return bool(data == {"b": want.hex()})
     if isinstance(want, list):
-        return isinstance(data, list) and len(data) == len(want) and all(map(same, data, want))
+        if as_json and isinstance(data, dict) and data.keys() == {"t"}:
+            data = data["t"]
+        return isinstance(data, list) and _same_parts(data, want, as_json)
     if not isinstance(data, dict) or len(data) != 1:
         return False
     ((tag, content),) = data.items()
     if not isinstance(content, list) or len(content) != len(want):
         return False
     if isinstance(want, tuple):
-        return bool(tag == "t") and all(map(same, content, want))
+        return bool(tag == "t") and _same_parts(content, want, as_json)
     try:
         if isinstance(want, dict):
-            return bool(tag == "d") and _same_items(content, want)
+            return bool(tag == "d") and _same_items(content, want, as_json)
         return tag in ("s", "z") and {decode(part) for part in content} == want
     except (TypeError, ValueError, KeyError, RecursionError):
         return False
 
 
-def _same_items(pairs: list[Any], want: dict[Any, Any]) -> bool:
+def _same_parts(parts: list[Any], want: Sequence[Any], as_json: bool) -> bool:
+    return len(parts) == len(want) and all(
+        same(one, other, as_json=as_json) for one, other in zip(parts, want, strict=True)
+    )
+
+
+def _same_items(pairs: list[Any], want: dict[Any, Any], as_json: bool) -> bool:
     got = {decode(key): part for key, part in pairs}
-    return all(key in got and same(got[key], part) for key, part in want.items())
+    return all(key in got and same(got[key], part, as_json=as_json) for key, part in want.items())
 
 
 def _same_number(data: Any, want: complex) -> bool:

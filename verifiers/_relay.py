@@ -13,7 +13,7 @@ from typing import Any
 from verifiers.sandbox import ExecResult, Sandbox, SandboxUnavailable
 
 OUTPUT_LIMIT = 1 << 20
-"""Bytes of answers one run may send back."""
+"""Bytes of answers one run may send back, where none is expected to be large."""
 MARSHAL_VERSION = 2
 """Read by every Python 3."""
 START_SECONDS = 4.0
@@ -49,16 +49,23 @@ class Budget:
     call: float
     left: float
 
-    async def run(self, sandbox: Sandbox, program: str | Sequence[str], stdin: bytes = b"") -> ExecResult:
+    async def run(
+        self, sandbox: Sandbox, program: str | Sequence[str], stdin: bytes = b"", *, limit: int = OUTPUT_LIMIT
+    ) -> ExecResult:
         """Run Python source, or a command if it comes in words, within what is left, and take it off."""
         begun = time.monotonic()
         timeout = max(0.1, min(self.left, self.call + START_SECONDS))
         try:
             if isinstance(program, str):
-                return await sandbox.python(program, stdin=stdin, timeout=timeout, output_limit=OUTPUT_LIMIT)
-            return await sandbox.exec(program, stdin=stdin, timeout=timeout, output_limit=OUTPUT_LIMIT)
+                return await sandbox.python(program, stdin=stdin, timeout=timeout, output_limit=limit)
+            return await sandbox.exec(program, stdin=stdin, timeout=timeout, output_limit=limit)
         finally:
             self.left -= time.monotonic() - begun
+
+
+def room(expected: int) -> int:
+    """Bytes for an answer where so many are expected: what is as good may be written with more digits."""
+    return OUTPUT_LIMIT + 4 * expected
 
 
 @cache
@@ -77,20 +84,27 @@ def program(module: str) -> str:
 
 
 async def ask(
-    sandbox: Sandbox, solution: Solution, calls: Sequence[Call], budget: Budget, *, fresh: bool
+    sandbox: Sandbox,
+    solution: Solution,
+    calls: Sequence[Call],
+    budget: Budget,
+    *,
+    fresh: bool,
+    echo: bool = False,
+    limit: int = OUTPUT_LIMIT,
 ) -> list[Answer]:
     """Make calls in order in one process: an answer each, up to the first that is `died`; at least one.
 
-    A run that is out of time, or of room for what it says, is repeated from the call it stood at, which then has all of
-    it: no call gets more
-    than `budget.call` + START_SECONDS, and none less. `fresh` says that nothing of the policy ran in this sandbox yet:
-    if Python does not even start in it, that is our failure. Raises TamperedError, SandboxError.
+    A run that is out of time, or of the `limit` in bytes for what it says, is repeated from the call it stood at, which
+    then has all of it: no call gets more than `budget.call` + START_SECONDS, and none less. `echo` asks for arguments
+    that a call has changed. `fresh` says that nothing of the policy ran in this sandbox yet: if Python does not even
+    start in it, that is our failure. Raises TamperedError, SandboxError.
     """
     answers: list[Answer] = []
     while len(answers) < len(calls):
         if budget.left <= 0:
             return [*answers, {"died": "all tests together took too long"}]
-        result, lines = await _round(sandbox, solution, calls[len(answers) :], budget)
+        result, lines = await _round(sandbox, solution, calls[len(answers) :], budget, echo, limit)
         if fresh and not lines and not answers and not result.oom and budget.left > 0:
             raise SandboxUnavailable(f"Python did not start in the sandbox: {result.stderr[-200:]!r}")
         new = lines[2:]
@@ -98,12 +112,12 @@ async def ask(
             return [*answers, {"died": "the answer cannot be loaded: {}: {}".format(*lines[1]["raised"])}]
         answers += new
         if len(answers) < len(calls) and not ((result.timed_out or result.truncated) and new):
-            return [*answers, {"died": _why(result, budget)}]
+            return [*answers, {"died": _why(result, budget, limit)}]
     return answers
 
 
 async def _round(
-    sandbox: Sandbox, solution: Solution, calls: Sequence[Call], budget: Budget
+    sandbox: Sandbox, solution: Solution, calls: Sequence[Call], budget: Budget, echo: bool, limit: int
 ) -> tuple[ExecResult, list[Answer]]:
     nonce = secrets.token_hex(16)
     request = {
@@ -113,8 +127,10 @@ async def _round(
         "announced": solution.announced,
         "calls": list(calls),
         "seconds": budget.call,
+        "echo": echo,
     }
-    result = await budget.run(sandbox, program("_candidate"), marshal.dumps(request, MARSHAL_VERSION))
+    told = marshal.dumps(request, MARSHAL_VERSION)
+    result = await budget.run(sandbox, program("_candidate"), told, limit=limit)
     lines = lines_of(result, nonce)
     if len(lines) > len(calls) + 2 or not all(map(_is_answer, lines)):
         raise TamperedError("the answer wrote into the channel of its results")
@@ -146,12 +162,12 @@ def _is_answer(data: Answer) -> bool:
     )
 
 
-def _why(result: ExecResult, budget: Budget) -> str:
+def _why(result: ExecResult, budget: Budget, limit: int = OUTPUT_LIMIT) -> str:
     """Why a run ended before its last answer."""
     if result.oom:
         return "the answer ran out of memory"
     if result.truncated:
-        return f"the results are larger than {OUTPUT_LIMIT} bytes"
+        return f"the results are larger than {limit} bytes"
     if result.timed_out or result.exit_code in (-14, 128 + 14):
         return f"a test took longer than {budget.call:g} s"
     return f"the answer ended its process (exit code {result.exit_code})"

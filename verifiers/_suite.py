@@ -1,9 +1,10 @@
 """Runs inside the sandbox: a repository's own tests, in pytest where it is there, each reported by its id.
 
-Standard input holds {"nonce", "run": test files below the working directory, or ids of tests in them}. Each line out is
-`NONCE JSON` on a private copy of standard output: {"status": "ready"}, then {"id", "passed"} for each test, then
-{"status": "done", "patched": what of the test framework is no longer what it was}. A test has passed if its call was
-made and neither it nor its set-up and tear-down raised anything; skipped and expected failures have not.
+Standard input holds {"nonce", "run": test files below the working directory, or ids of tests in them, "go_on": whether
+to run the others where a file cannot be imported}. Each line out is `NONCE JSON` on a private copy of standard output:
+{"status": "ready"}, then {"id", "passed"} for each test, then {"status": "done", "patched": what of the test framework
+is no longer what it was}. A test has passed if its call was made and neither it nor its set-up and tear-down raised
+anything; skipped and expected failures have not.
 
 The code under test shares this process and may do anything to it: that is what the canary is for (see `swe`).
 """
@@ -24,7 +25,7 @@ from typing import Any
 Report = Callable[[str, bool], None]
 
 
-def pytest_suite(pytest: Any, run: list[str], report: Report) -> None:
+def pytest_suite(pytest: Any, run: list[str], report: Report, *, go_on: bool) -> None:
     """By pytest, asked by a hook of ours, which sees what was raised and not what a report makes of it."""
     called: set[str] = set()
     bad: set[str] = set()
@@ -40,7 +41,9 @@ def pytest_suite(pytest: Any, run: list[str], report: Report) -> None:
                 report(item.nodeid, item.nodeid in called - bad)
 
     pytest.hookimpl(hookwrapper=True, tryfirst=True)(Listener.pytest_runtest_makereport)
-    pytest.main(["-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:randomly", *run], plugins=[Listener()])
+    options = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    options += ["--continue-on-collection-errors"] * go_on
+    pytest.main([*options, *run], plugins=[Listener()])
 
 
 def plain_suite(run: list[str], report: Report) -> None:
@@ -138,7 +141,7 @@ def main() -> None:
         send({"id": name, "passed": passed})
 
     if pytest is not None:
-        pytest_suite(pytest, request["run"], report)
+        pytest_suite(pytest, request["run"], report, go_on=request["go_on"])
     else:
         plain_suite(request["run"], report)
     send({"status": "done", "patched": patched()})

@@ -4,13 +4,16 @@ Their code is called in processes of its own, which are killed when they do not 
 call in `_foreign_worker`, and here a class that says what the call needs of a task and an answer.
 """
 
+import importlib.util
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from verifiers._relay import TamperedError
@@ -35,9 +38,14 @@ _EVALUATING = {
 """Data sets whose scoring evaluates the answer as Python, beside what it should be, and what an answer to them may be:
 no call, and nothing that builds one. What others may evaluate meets the walls below and refusals in their process."""
 _WALLS = (
-    *("--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--dev", "/dev"),
+    *("--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"),
+    *(word for name in ("/bin", "/lib", "/lib32", "/lib64") for word in ("--ro-bind-try", name, name)),
+    *(word for name in ("ld.so.cache", "alternatives") for word in ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")),
+    *("--dev", "/dev", "--chdir", "/"),
     *("--setenv", "HOME", "/dev/shm", "--setenv", "TMPDIR", "/dev/shm"),  # noqa: S108 - one of its own, in memory
 )
+"""Of the host they show the system's libraries, and what `_shown` adds."""
+_WORKER = "_foreign_worker.py"
 
 
 class ForeignError(RuntimeError):
@@ -48,16 +56,48 @@ class ForeignHungError(ForeignError):
     """It gave no score in its time."""
 
 
-def _walls() -> Sequence[str]:
+def _walls(package: str) -> Sequence[str]:
     """Bubblewrap's, tried. Raises ValueError where there are none."""
     why = "bubblewrap is not installed"
     if bubblewrap := shutil.which("bwrap"):
-        walls = (bubblewrap, *_WALLS)
-        tried = subprocess.run([*walls, "true"], capture_output=True, timeout=60, check=False)
-        if tried.returncode == 0:
-            return walls
+        shown = [word for path in _shown(package) for word in ("--ro-bind", str(path), str(path))]
+        for processes in (("--proc", "/proc"), ()):  # some containers refuse it, and most Pythons do without
+            walls = (bubblewrap, *_WALLS, *shown, *processes, "--remount-ro", "/")
+            tried = subprocess.run(
+                [*walls, sys.executable, "-I", "-c", ""], capture_output=True, timeout=60, check=False
+            )
+            if tried.returncode == 0:
+                return walls
         why = f"bubblewrap does not work here: {tried.stderr.decode(errors='replace').strip()[-200:]}"
-    raise ValueError(f"reasoning_gym evaluates some answers, behind bubblewrap's walls alone, and {why}")
+    raise ValueError(f"{package} evaluates some answers, behind bubblewrap's walls alone, and {why}")
+
+
+def _shown(package: str) -> list[Path]:
+    """Where the interpreter lies, what is installed for it, the package, and the worker's script; folders first."""
+    folders = [Path(sys.base_prefix), Path(sys.prefix)]
+    folders += [Path(entry) for entry in _path() if next(Path(entry).glob("*.dist-info"), None)]
+    found = importlib.util.find_spec(package)
+    if found is not None:
+        folders += [Path(place) for place in found.submodule_search_locations or (found.origin,) if place]
+    shown: list[Path] = []
+    for path in (*folders, *_links(Path(sys.executable)), Path(__file__).with_name(_WORKER)):
+        if path != Path("/") and not any(path.is_relative_to(one) for one in (Path("/usr"), *shown)):
+            shown.append(path)
+    return shown
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """A file, and what it is a link to, and so on."""
+    for _ in range(40):
+        yield path
+        if not path.is_symlink():
+            return
+        path = path.parent / path.readlink()
+
+
+def _path() -> list[str]:
+    """What modules are imported from, wherever a process stands."""
+    return [os.path.abspath(entry) for entry in sys.path]
 
 
 class _Foreign:
@@ -65,7 +105,7 @@ class _Foreign:
 
     def __init__(self, kind: str, target: str, seconds: float, processes: int, walls: Sequence[str] = ()) -> None:
         self._name, self._seconds = target or kind, seconds
-        arguments = ("_foreign_worker.py", json.dumps(sys.path), kind, target)
+        arguments = (_WORKER, json.dumps(_path()), kind, target)
         self._workers = Workers(processes, seconds, *arguments, walls=walls)
         self.start, self.aclose = self._workers.start, self._workers.aclose
 
@@ -145,7 +185,7 @@ class ReasoningGym(_Foreign):
     lowest = -1.0
 
     def __init__(self, *, seconds: float = 10.0, processes: int = 1) -> None:
-        super().__init__("reasoning_gym", "", seconds, processes, _walls())
+        super().__init__("reasoning_gym", "", seconds, processes, _walls("reasoning_gym"))
 
     def check_task(self, task: Task) -> None:
         """Raises ValueError."""

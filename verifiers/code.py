@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from verifiers._relay import Answer, Budget, Call, InvalidTaskError, Solution, TamperedError, ask, check_round
-from verifiers.code_tests import TestResult, parse_call_tests, run_call_tests
+from verifiers.code_tests import JSON, TestResult, parse_call_tests, run_call_tests
 from verifiers.programs import (
     BY_LINES,
     LANGUAGES,
@@ -27,11 +27,13 @@ from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec
 from verifiers.task import Submission, Task
 from verifiers.verdict import Outcome, Verdict
 
-__all__ = ["CodeVerifier", "FormatError", "TestResult", "extract_code", "run_tests"]
+__all__ = ["TOTAL_SECONDS", "CodeVerifier", "FormatError", "TestResult", "extract_code", "run_tests"]
 
 _FORMS = ("tests", "stdin_tests", "check")
 MAX_ROUNDS = 40
 MAX_CALLS = 2000
+TOTAL_SECONDS = 60.0
+"""Of all tests of one answer."""
 
 
 async def run_tests(
@@ -43,7 +45,7 @@ async def run_tests(
     language: Language = LANGUAGES["python"],
     judging: Judging = BY_LINES,
     seconds: float = 6.0,
-    total_seconds: float = 60.0,
+    total_seconds: float = TOTAL_SECONDS,
 ) -> list[TestResult]:
     """Visible tests for an environment: one result each, in order, also after a failure.
 
@@ -56,7 +58,8 @@ async def run_tests(
             program = Program(f"{preamble}\n{source}" if preamble else source, language)
             return await run_programs(sandbox, program, parse_stdin_tests(tests), judging, budget, stop=False)
         solution = Solution(source, preamble, _announced(preamble))
-        return await run_call_tests(sandbox, solution, parse_call_tests(tests), budget, fresh=False, stop=False)
+        rows, as_json = parse_call_tests(tests), judging.compare == JSON
+        return await run_call_tests(sandbox, solution, rows, budget, fresh=False, stop=False, as_json=as_json)
     except (TamperedError, BuildError) as error:
         return [TestResult(False, error=str(error))] * len(tests)
 
@@ -68,9 +71,10 @@ class CodeVerifier:
     {"stdin_tests": [{"stdin", "stdout"}, …]}                   whole programs;
     {"check": SOURCE, "entry_point": NAME, "prompt": SOURCE}    HumanEval's `check(candidate)`, run in a second sandbox;
 
-    beside `tests`, an optional "preamble": definitions the answer may use; beside `stdin_tests`, an optional "language"
-    (see `programs.LANGUAGES`), and "compare" (see `programs.COMPARISONS`) or "checker": Python that defines
-    check(stdin, expected, printed), and runs where the candidate never was.
+    beside `tests`, an optional "preamble": definitions the answer may use, and "compare": "json", by which a tuple is
+    as good as a list; beside `stdin_tests`, an optional "language" (see `programs.LANGUAGES`), and "compare" (see
+    `programs.COMPARISONS`) or "checker": Python that defines check(stdin, expected, printed), and runs where the
+    candidate never was.
 
     A test has `seconds`, all of one grading `total_seconds`; the first failure ends it. `partial` runs them all, and
     pays between -1 and 1 for the share that passes, in the forms that count tests. `languages` adds some, by name.
@@ -82,7 +86,7 @@ class CodeVerifier:
         self,
         *,
         seconds: float = 6.0,
-        total_seconds: float = 60.0,
+        total_seconds: float = TOTAL_SECONDS,
         memory_bytes: int = 512 << 20,
         pids: int = 64,
         partial: bool = False,
@@ -105,6 +109,8 @@ class CodeVerifier:
             if forms == ["tests"]:
                 parse_call_tests(payload["tests"])
                 _announced(payload.get("preamble", ""))
+                if payload.get("compare", JSON) != JSON:
+                    raise ValueError(f"'compare' beside 'tests' can only be {JSON}, not {payload['compare']!r:.40}")
             elif forms == ["stdin_tests"]:
                 parse_stdin_tests(payload["stdin_tests"])
                 parse_language(payload, self.languages)
@@ -145,7 +151,8 @@ class CodeVerifier:
             preamble, rows = payload.get("preamble", ""), parse_call_tests(payload["tests"])
             solution = Solution(source, preamble, _announced(preamble))
             async with sandboxes.open(spec) as sandbox:
-                results = await run_call_tests(sandbox, solution, rows, budget, fresh=True, stop=not self.partial)
+                how = {"stop": not self.partial, "as_json": payload.get("compare") == JSON}
+                results = await run_call_tests(sandbox, solution, rows, budget, fresh=True, **how)
             return _told(results, len(rows))
         tests, judging = parse_stdin_tests(payload["stdin_tests"]), parse_judging(payload)
         program = Program(source, parse_language(payload, self.languages))
@@ -201,7 +208,7 @@ class _Check:
             if len(said["calls"]) > MAX_CALLS:
                 return f"check failed: it made more than {MAX_CALLS} calls"
             async with self.sandboxes.open(self.spec) as sandbox:
-                answers = await ask(sandbox, self.solution, said["calls"], self.budget, fresh=True)
+                answers = await ask(sandbox, self.solution, said["calls"], self.budget, fresh=True, echo=True)
             transcript = list(zip(said["calls"], answers, strict=False))
         return "check failed: it took too long"
 

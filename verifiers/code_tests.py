@@ -1,15 +1,18 @@
 """Tests of functions as plain data, and running them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from verifiers._compare import same, show
 from verifiers._plain import NotPlainError, encode, is_opaque
-from verifiers._relay import Answer, Budget, Solution, ask
+from verifiers._relay import Answer, Budget, Solution, ask, room
 from verifiers.sandbox import Sandbox
 
 MAX_TESTS = 10_000
+JSON = "json"
+"""A way to compare, by name: where the expected value is a list, a tuple will do, since JSON has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class CallTest:
     args: Any
     kwargs: Any
     expected: Any
+    size: int
+    """Bytes of the expected value, written as it is in an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +65,25 @@ def _call_test(row: Mapping[str, Any], where: str) -> CallTest:
         raise ValueError(f"{where} has no 'expected'")
     try:
         given = encode(list(args)), encode(dict(kwargs))
-        data = [*given, encode(row["expected"])]
+        expected = encode(row["expected"])
     except NotPlainError as error:
         raise ValueError(f"{where} holds {error}") from error
-    if is_opaque(data):
+    if is_opaque([*given, expected]):
         raise ValueError(f"{where} holds a value that is no plain data")
-    return CallTest(name, *given, row["expected"])
+    return CallTest(name, *given, row["expected"], len(json.dumps(expected)))
 
 
 async def run_call_tests(
-    sandbox: Sandbox, solution: Solution, tests: Sequence[CallTest], budget: Budget, *, fresh: bool, stop: bool
+    sandbox: Sandbox,
+    solution: Solution,
+    tests: Sequence[CallTest],
+    budget: Budget,
+    *,
+    fresh: bool,
+    stop: bool,
+    as_json: bool = False,
 ) -> list[TestResult]:
-    """One result a test, in order, up to the first failure if `stop`; `fresh` as in `ask`.
+    """One result a test, in order, up to the first failure if `stop`; `fresh` as in `ask`, `as_json` as in `same`.
 
     Raises TamperedError, SandboxError.
     """
@@ -79,9 +91,10 @@ async def run_call_tests(
     while len(results) < len(tests):
         rest = tests[len(results) :]
         calls = [(test.call, test.args, test.kwargs) for test in rest]
-        answers = await ask(sandbox, solution, calls, budget, fresh=fresh and not results)
+        limit = room(max(test.size for test in rest))
+        answers = await ask(sandbox, solution, calls, budget, fresh=fresh and not results, limit=limit)
         for answer, test in zip(answers, rest, strict=False):
-            results.append(_judge(answer, test))
+            results.append(_judge(answer, test, as_json))
             if stop and not results[-1].passed:
                 return results
         if budget.left <= 0:
@@ -89,9 +102,9 @@ async def run_call_tests(
     return results
 
 
-def _judge(answer: Answer, test: CallTest) -> TestResult:
+def _judge(answer: Answer, test: CallTest, as_json: bool) -> TestResult:
     if "died" in answer:
         return TestResult(False, error=answer["died"])
     if "raised" in answer:
         return TestResult(False, error="{}: {}".format(*answer["raised"]))
-    return TestResult(same(answer["value"], test.expected), got=show(answer["value"]))
+    return TestResult(same(answer["value"], test.expected, as_json=as_json), got=show(answer["value"]))

@@ -2,13 +2,14 @@
 
 import ast
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from verifiers._plain import encode
-from verifiers._relay import Budget, InvalidTaskError, Solution, ask
+from verifiers._relay import Budget, InvalidTaskError, Solution, ask, room
 from verifiers.code_tests import TestResult, rows_of
 from verifiers.reply import PYTHON
 from verifiers.sandbox import ExecResult, Sandbox, Sandboxes, SandboxSpec
@@ -18,7 +19,7 @@ BUILD_SAYS: Final = 300
 """Characters of a compiler's complaint that a verdict repeats."""
 TOLERANCE: Final = 1e-6
 PRINTED_BYTES: Final = 32 << 20
-"""Of all outputs of one answer, where a checker has to read them."""
+"""Of all outputs of one answer, beside what is expected, where a checker has to read them."""
 CHUNK: Final = 8 << 20
 
 
@@ -119,25 +120,26 @@ async def run_programs(
     With a checker they are as yet unjudged: those that ran hold all that was printed; see `judge`. Raises BuildError,
     InvalidTaskError, SandboxError.
     """
-    await build(sandbox, program)
+    await build(sandbox, program, budget)
     results: list[TestResult] = []
-    room = PRINTED_BYTES
-    for test in tests:
+    expected = [len(test.stdout.encode("utf-8", "replace")) for test in tests]
+    left = PRINTED_BYTES + sum(expected)
+    for test, size in zip(tests, expected, strict=True):
         if budget.left <= 0:
             results.append(TestResult(False, error="not run: the tests took too long"))
         else:
             stdin = test.stdin.encode("utf-8", "replace")
-            ran = await budget.run(sandbox, list(program.language.run), stdin)
+            ran = await budget.run(sandbox, list(program.language.run), stdin, limit=room(size))
             results.append(_result(ran, test, judging, budget))
-            room -= len(ran.stdout) if judging.checker else 0
-            if room < 0:
+            left -= len(ran.stdout) if judging.checker else 0
+            if left < 0:
                 results[-1] = TestResult(False, error="the program printed too much")
         if stop and not results[-1].passed:
             break
     return results
 
 
-async def build(sandbox: Sandbox, program: Program) -> None:
+async def build(sandbox: Sandbox, program: Program, budget: Budget) -> None:
     """Put it into the sandbox, and compile it. Raises BuildError, InvalidTaskError, SandboxError."""
     language = program.language
     try:
@@ -146,11 +148,13 @@ async def build(sandbox: Sandbox, program: Program) -> None:
         raise BuildError(f"there is no place for the program: {error}") from error
     if not language.build:
         return
-    built = await sandbox.exec(list(language.build), timeout=BUILD_SECONDS)
+    began, seconds = time.monotonic(), max(0.1, min(BUILD_SECONDS, budget.left))
+    built = await sandbox.exec(list(language.build), timeout=seconds)
+    budget.left -= time.monotonic() - began
     if built.exit_code == 127:
         raise InvalidTaskError(f"its sandbox has no '{language.build[0]}': name an image that has it")
     if built.timed_out:
-        raise BuildError(f"the program took longer than {BUILD_SECONDS:g} s to compile")
+        raise BuildError(f"the program took longer than {seconds:g} s to compile")
     if built.exit_code != 0:
         said = built.stderr.decode("utf-8", "replace").strip()
         errors = [line for line in said.splitlines() if "error" in line]

@@ -73,8 +73,8 @@ class RepairVerifier:
         """What is wrong with the patch; empty if nothing. Raises TamperedError, SandboxError."""
         payload: Any = task.payload
         files = {path: text.encode() for path, text in payload["files"].items()}
-        async with sandboxes.open(SandboxSpec(image=task.image, files={**files, PATCH: patch})) as sandbox:
-            applied = await sandbox.exec(["git", "apply", PATCH], timeout=self.seconds)
+        async with sandboxes.open(SandboxSpec(image=task.image, files=files)) as sandbox:
+            applied = await sandbox.exec(["git", "apply", "-"], stdin=patch, timeout=self.seconds)
             if applied.exit_code in (126, 127):
                 raise SandboxUnavailable("there is no git in the sandbox to apply a patch with")
             if applied.exit_code != 0:

@@ -7,14 +7,16 @@ interpreter of the image.
 
 The patch is applied in a clean sandbox, what it did to tests and configuration is taken back, and the tests run. They
 share a process with what they test, where a report can be forged: every id must be reported once, with a nonce; before
-and after them a canary under a random name must fail and one must pass; doubles of the tests, which expect something
-else, must fail. It makes forging harder, not impossible.
+and after them a canary under a random name must fail and one must pass; where all pass, doubles of the tests, which
+expect something else, must fail in a second clean sandbox. It makes forging harder, not impossible.
 """
 
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -76,40 +78,79 @@ class SweVerifier:
         payload = task.payload
         expected = [*payload["fail_to_pass"], *payload.get("pass_to_pass", ())]
         async with sandboxes.open(checkout.spec_of(payload, task.image)) as sandbox:
-            await checkout.lay_out(sandbox, payload)
-            if refused := await checkout.apply(sandbox, patch):
-                return f"the patch does not apply: {refused}"
-            patched = checkout.paths_of(payload.get("test_patch", ""))
-            await checkout.restore(sandbox, {*_files(expected), *payload.get("tests", ()), *patched})
+            if problem := await _prepare(sandbox, payload, patch):
+                return problem
             try:
-                await _put_tests(sandbox, payload)
                 canary = await _Canary.put(sandbox, payload["fail_to_pass"])
-            except ValueError as error:
+                doubles = await _Doubles.of(sandbox, payload["fail_to_pass"])
+            except (ValueError, FileNotFoundError) as error:
                 return f"the patch leaves no place for the tests: {error}"
-            run = [*canary.before, *_files(expected), canary.after]
-            return canary.judge(await self._run(sandbox, payload, run), expected)
+            run = [canary.before, *_files(expected), canary.after]
+            began = time.monotonic()
+            said = _reports(await self._run(sandbox, payload, run, self.seconds))
+            left = max(self.seconds / 3, self.seconds - (time.monotonic() - began))
+        if (problem := canary.judge(said, expected)) or not doubles.texts:
+            return problem
+        # A module that registers what it defines may be imported once; and what ran by now may have changed the files.
+        async with sandboxes.open(checkout.spec_of(payload, task.image)) as sandbox:
+            if problem := await _prepare(sandbox, payload, patch):
+                return problem
+            canary = await _Canary.put(sandbox, payload["fail_to_pass"])
+            for path, text in doubles.texts.items():
+                await sandbox.write(path, text.encode())
+            run = [canary.before, *sorted(doubles.texts), canary.after]
+            of_doubles = _reports(await self._run(sandbox, payload, run, left, go_on=True))
+        doubles.judge(of_doubles, said)
+        return canary.judge(of_doubles, ())
 
-    async def _run(self, sandbox: Sandbox, payload: Mapping[str, Any], run: list[str]) -> Sequence[Mapping[str, Any]]:
+    async def _run(
+        self, sandbox: Sandbox, payload: Mapping[str, Any], run: list[str], seconds: float, *, go_on: bool = False
+    ) -> Sequence[Mapping[str, Any]]:
         nonce = secrets.token_hex(16)
         argv = [payload.get("python", "python3"), "-I", "-c", program("_suite")]
-        request = json.dumps({"nonce": nonce, "run": run}).encode()
+        request = json.dumps({"nonce": nonce, "run": run, "go_on": go_on}).encode()
         env = {"PYTHONDONTWRITEBYTECODE": "1"}
-        result = await sandbox.exec(argv, stdin=request, env=env, timeout=self.seconds, output_limit=OUTPUT_LIMIT)
+        result = await sandbox.exec(argv, stdin=request, env=env, timeout=seconds, output_limit=OUTPUT_LIMIT)
         lines = lines_of(result, nonce)
         if not lines and not result.timed_out:
             raise SandboxUnavailable(f"Python did not start in the sandbox: {result.stderr[-200:]!r}")
-        return [*lines, {"ended": _why(result, self.seconds)}]
+        return [*lines, {"ended": _why(result, seconds)}]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a session reported: whether each test passed, and that it ended, or why it did not."""
+
+    passed: Mapping[str, bool]
+    done: bool
+    ended: str
+
+
+def _reports(lines: Sequence[Mapping[str, Any]]) -> _Said:
+    """Raises TamperedError."""
+    passed: dict[str, bool] = {}
+    done: Mapping[str, Any] | None = None
+    for line in lines:
+        if done is not None and "ended" not in line:
+            raise TamperedError("tests were reported after their end")
+        if line.get("status") == "done":
+            done = line
+        elif "id" in line:
+            name = line["id"]
+            if not isinstance(name, str) or name in passed or not isinstance(line.get("passed"), bool):
+                raise TamperedError("a test was reported twice, or by somebody else")
+            passed[name] = line["passed"]
+    if done is not None and (patched := done.get("patched")) != []:
+        raise TamperedError(f"the test framework was changed: {patched!s:.200}")
+    return _Said(passed, done is not None, lines[-1]["ended"])
 
 
 class _Canary:
-    """Two files with a test that must fail and one that must pass, and doubles, which must fail."""
+    """Two files with a test that must fail and one that must pass: one to run before the tests, one after them."""
 
-    def __init__(self, files: Sequence[str], right: str, wrong: str, doubles: Mapping[str, str]) -> None:
+    def __init__(self, files: Sequence[str], right: str, wrong: str) -> None:
+        self.before, self.after = files
         self._rights, self._wrongs = ([f"{file}::{name}" for file in files] for name in (right, wrong))
-        self._doubles = doubles
-        first, self.after = files
-        self.before = [first, *sorted(doubles)]
-        """What is to run before the tests, files or ids; `after`: what is after them."""
 
     @classmethod
     async def put(cls, sandbox: Sandbox, ids: Sequence[str]) -> "_Canary":
@@ -125,41 +166,15 @@ class _Canary:
         files = [_beside(folder) for _ in range(2)]
         for file in files:
             await sandbox.write(file, "\n\n".join(tests).encode())
-        doubles: dict[str, str] = {}
-        for path in _files(ids):
-            names = {name.partition("::")[2].partition("[")[0] for name in ids if name.startswith(f"{path}::")}
-            source = (await sandbox.read(path, limit=SOURCE_LIMIT)).decode(errors="replace")
-            text, changed = double(source, names)
-            if changed:
-                copy = _beside(PurePosixPath(path).parent)
-                await sandbox.write(copy, text.encode())
-                doubles |= {f"{copy}::{name}": f"{path}::{name}" for name in changed}
-        return cls(files, right, wrong, doubles)
+        return cls(files, right, wrong)
 
-    def judge(self, lines: Sequence[Mapping[str, Any]], expected: Sequence[str]) -> str:
+    def judge(self, said: _Said, expected: Sequence[str]) -> str:
         """What is wrong, by what was reported; empty if nothing. Raises TamperedError."""
-        passed: dict[str, bool] = {}
-        done: Mapping[str, Any] | None = None
-        for line in lines:
-            if done is not None and "ended" not in line:
-                raise TamperedError("tests were reported after their end")
-            if line.get("status") == "done":
-                done = line
-            elif "id" in line:
-                name = line["id"]
-                if not isinstance(name, str) or name in passed or not isinstance(line.get("passed"), bool):
-                    raise TamperedError("a test was reported twice, or by somebody else")
-                passed[name] = line["passed"]
+        passed = said.passed
         if any(map(passed.get, self._wrongs)):
             raise TamperedError("a test that must fail was reported as passed")
-        for name, said in passed.items():
-            double_id = name.partition("[")[0]
-            if said and (test := self._doubles.get(double_id)) and passed.get(test + name[len(double_id) :]):
-                raise TamperedError(f"what {test} compares is equal to something else, too")
-        if done is None:
-            return f"the tests did not run to their end: {lines[-1]['ended']}"
-        if (patched := done.get("patched")) != []:
-            raise TamperedError(f"the test framework was changed: {patched!s:.200}")
+        if not said.done:
+            return f"the tests did not run to their end: {said.ended}"
         if not all(map(passed.get, self._rights)) or not passed.keys() >= {*self._wrongs}:
             return "the tests cannot be run as they are: one that must pass did not"
         missing = [name for name in expected if name not in passed]
@@ -169,11 +184,69 @@ class _Canary:
         return f"{len(failed)} of {len(expected)} tests failed, {failed[0]} first" if failed else ""
 
 
-async def _put_tests(sandbox: Sandbox, payload: Mapping[str, Any]) -> None:
-    for path, text in payload.get("tests", {}).items():
-        await sandbox.write(path, text.encode())
-    if (patch := payload.get("test_patch")) and (refused := await checkout.apply(sandbox, patch.encode())):
-        raise InvalidTaskError(f"its test_patch does not apply: {refused}")
+@dataclass(frozen=True, slots=True)
+class _Doubles:
+    """Copies of tests that expect something else: their texts by path, and the test that an id in them is a double of.
+
+    They have a sandbox of their own, where nothing of the patch ran before, and only what passes its tests gets there.
+    """
+
+    texts: Mapping[str, str]
+    tests: Mapping[str, str]
+
+    @classmethod
+    async def of(cls, sandbox: Sandbox, ids: Sequence[str]) -> "_Doubles":
+        """Of the tests as they lie there. Raises ValueError, FileNotFoundError, SandboxError."""
+        texts: dict[str, str] = {}
+        tests: dict[str, str] = {}
+        for path in _files(ids):
+            names = {name.partition("::")[2].partition("[")[0] for name in ids if name.startswith(f"{path}::")}
+            source = (await sandbox.read(path, limit=SOURCE_LIMIT)).decode(errors="replace")
+            text, changed = double(source, names)
+            if changed:
+                copy = _beside(PurePosixPath(path).parent)
+                texts[copy] = text
+                tests |= {f"{copy}::{name}": f"{path}::{name}" for name in changed}
+        return cls(texts, tests)
+
+    def judge(self, said: _Said, of_tests: _Said) -> None:
+        """By what was reported of them and of the tests. Raises TamperedError."""
+        for name, passed in said.passed.items():
+            base = name.partition("[")[0]
+            if passed and (test := self.tests.get(base)) and of_tests.passed.get(test + name[len(base) :]):
+                raise TamperedError(f"what {test} compares is equal to something else, too")
+
+
+async def _prepare(sandbox: Sandbox, payload: Mapping[str, Any], patch: bytes) -> str:
+    """Lay the repository out, with the patch and the tests in it; what is wrong with the patch, empty if nothing.
+
+    The task's own faults are found before the patch has a part in anything. Raises InvalidTaskError, SandboxError.
+    """
+    await checkout.lay_out(sandbox, payload)
+    tests, test_patch = payload.get("tests", {}), payload.get("test_patch", "").encode()
+    patched: set[str] = set()
+    if test_patch:
+        try:
+            patched = await checkout.paths_of(sandbox, test_patch)
+            refused = await checkout.apply(sandbox, test_patch, "--check")
+        except ValueError as error:
+            refused = str(error)
+        if refused:
+            raise InvalidTaskError(f"its test_patch does not apply: {refused}")
+    there = [path for path in _files(payload["fail_to_pass"]) if path not in tests and path not in patched]
+    if missing := await checkout.missing(sandbox, there):
+        raise InvalidTaskError(f"there is no file {missing[0]:.80}, which 'fail_to_pass' names")
+    ids = [*payload["fail_to_pass"], *payload.get("pass_to_pass", ())]
+    if refused := await checkout.apply_guarded(sandbox, patch, {*_files(ids), *tests, *patched}):
+        return f"the patch does not apply: {refused}"
+    try:
+        for path, text in tests.items():
+            await sandbox.write(path, text.encode())
+    except ValueError as error:
+        return f"the patch leaves no place for the tests: {error}"
+    if test_patch and (refused := await checkout.apply(sandbox, test_patch)):
+        return f"the patch leaves no place for the tests: {refused}"
+    return ""
 
 
 def _beside(folder: PurePosixPath) -> str:
@@ -205,16 +278,26 @@ def _check(payload: Mapping[str, Any], image: str | None) -> None:
         for path, text in found.items():
             if path.startswith("/") or path in ("", ".") or ".." in PurePosixPath(path).parts or "\0" in path:
                 raise ValueError(f"'{name}' has the path {path!r:.80}, which is none below the repository")
-            if len(text.encode("utf-8", "replace")) > SOURCE_LIMIT:
+            if not _is_unicode(path) or not _is_unicode(text):
+                raise ValueError(f"'{name}' has {path!r:.80}, which holds half a surrogate pair: no file can")
+            if len(text.encode()) > SOURCE_LIMIT:
                 raise ValueError(f"'{name}' has {path:.80}, which is longer than {SOURCE_LIMIT >> 20} MiB")
     for name in ("setup_patch", "test_patch", "patch", "python"):
-        if not isinstance(payload.get(name, ""), str):
-            raise ValueError(f"'{name}' must be text")
+        if not isinstance(text := payload.get(name, ""), str) or not _is_unicode(text):
+            raise ValueError(f"'{name}' must be text, without half a surrogate pair")
     for name in ("fail_to_pass", "pass_to_pass"):
         ids = payload.get(name, [])
         if not isinstance(ids, list) or len(ids) > MAX_IDS or not all(isinstance(one, str) for one in ids):
             raise ValueError(f"'{name}' must be a list of at most {MAX_IDS} test ids")
-        if odd := [one for one in ids if ".py::" not in one or one.startswith(("/", "../"))]:
-            raise ValueError(f"'{odd[0]:.80}' is no test id of pytest's, such as tests/test_a.py::test_b")
+        if odd := [one for one in ids if ".py::" not in one or one.startswith(("/", "../")) or not _is_unicode(one)]:
+            raise ValueError(f"{odd[0]!r:.80} is no test id of pytest's, such as tests/test_a.py::test_b")
     if not payload.get("fail_to_pass"):
         raise ValueError("there is no test in 'fail_to_pass'")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

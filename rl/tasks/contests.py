@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from rl.tasks.drafts import Draft
 from rl.tasks.rows import Row
+from verifiers.code_tests import JSON
 
 IMPORTS: Final = "".join(
     f"{line}\n"
@@ -81,8 +82,8 @@ def _functions(row: Row, name: str, tests: list[dict[str, Any]], shown: list[dic
     prompt = f"{row.text('prompt').strip()}\n\nWrite `{name}`, as a function or as a method of a class `Solution`."
     if row.has("starter") and str(row.get("starter")).strip():
         prompt += f" Begin with:\n\n```python\n{str(row.get('starter')).strip()}\n```"
-    visible = {"tests": shown, "preamble": IMPORTS} if shown else {}
-    return Draft(prompt, "code", {"tests": tests, "preamble": IMPORTS}, visible)
+    how = {"preamble": IMPORTS, "compare": JSON}  # as those harnesses compare
+    return Draft(prompt, "code", {"tests": tests, **how}, {"tests": shown, **how} if shown else {})
 
 
 def _call(name: object, args: list[Any], expected: Any) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _call(name: object, args: list[Any], expected: Any) -> dict[str, Any]:
 def _functional(row: Row, name: str, case: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments are JSON, a line each."""
     try:
-        lines = str(case.get("input", "")).splitlines()
+        lines = str(case.get("input", "")).split("\n")  # JSON may hold other ends of lines as they are
         return _call(name, [json.loads(line) for line in lines if line.strip()], json.loads(str(case.get("output"))))
     except (ValueError, RecursionError) as error:
         raise row.error(f"has a test that is no JSON: {error}") from error

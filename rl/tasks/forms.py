@@ -10,7 +10,7 @@ from rl.tasks import contests, repositories
 from rl.tasks.drafts import Draft
 from rl.tasks.literals import TestRow, call_test, called_function, examples
 from rl.tasks.rows import Row
-from verifiers.code_tests import parse_call_tests
+from verifiers.code_tests import JSON, parse_call_tests
 from verifiers.programs import LANGUAGES, parse_language, parse_stdin_tests
 from verifiers.reply import FormatError, last_boxed
 
@@ -99,7 +99,8 @@ def _native(row: Row) -> Draft:
         return Draft(prompt, _domain(row, "math"), {"answer": row.text("answer").strip()})
     payload: dict[str, Any]
     programs = ("language", "compare", "checker")
-    idle = [name for name in programs if row.has(name) and (name, row.get(name)) != ("language", "python")]
+    usual = {"language": "python"} | ({"compare": JSON} if kinds == ["tests"] else {})
+    idle = [name for name in programs if row.has(name) and row.get(name) != usual.get(name)]
     if idle and kinds != ["stdin_tests"]:
         raise row.error(f"is for whole programs, with stdin_tests, and this row has {kinds[0]}", idle[0])
     if kinds == ["check"]:

@@ -46,9 +46,18 @@ def _ids(row: Row, field: str) -> list[str]:
 
 
 def reverse(patch: str) -> str:
-    """A diff that undoes it, for comparing: added and removed lines change places."""
+    """A diff that undoes it, for comparing: added and removed lines change places, the removed ones first again."""
     swapped = {"+": "-", "-": "+"}
-    heads = ("+++ ", "--- ")
-    return "\n".join(
-        line if line.startswith(heads) else swapped.get(line[:1], line[:1]) + line[1:] for line in patch.split("\n")
-    )
+    lines: list[str] = []
+    run: dict[str, list[str]] = {"-": [], "+": []}
+    mark = ""
+    for line in [*patch.split("\n"), None]:
+        if line is not None and line[:1] in swapped and not line.startswith(("+++ ", "--- ")):
+            mark = swapped[line[:1]]
+            run[mark].append(mark + line[1:])
+        elif line is not None and line.startswith("\\") and mark:  # no newline after the line above
+            run[mark].append(line)
+        else:
+            lines += [*run["-"], *run["+"]] + ([] if line is None else [line])
+            run, mark = {"-": [], "+": []}, ""
+    return "\n".join(lines)

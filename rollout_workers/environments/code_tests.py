@@ -1,12 +1,17 @@
-"""Write code, see the public tests' results, write again. Hidden tests grade afterwards, elsewhere."""
+"""Write code, see the public tests' results, write again. Hidden tests grade afterwards, elsewhere.
 
+What is run has a time for all of an episode, which ends with it, before the episode's own deadline: code that hangs is
+scored, not dropped.
+"""
+
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import MappingProxyType
 from typing import Any
 
-from rollout_workers.environments.protocol import Left
-from verifiers.code import FormatError, TestResult, extract_code, run_tests
+from rollout_workers.environments.protocol import COMMANDS, Left
+from verifiers.code import TOTAL_SECONDS, FormatError, TestResult, extract_code, run_tests
 from verifiers.programs import LANGUAGES, Judging
 from verifiers.reply import asks_to_reason
 from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec
@@ -23,9 +28,10 @@ class CodeTests:
         self._sandboxes = sandboxes
         self._stack = stack
         self._sandbox: Sandbox | None = None
+        self._left = COMMANDS * task.limits.seconds
 
     async def respond(self, reply: str, left: Left) -> Message | None:
-        """The public tests' results; None where all passed, or there are none."""
+        """The public tests' results; None where all passed, there are none, or time is up."""
         tests = self._task.visible.get("tests", ())
         if not tests:
             return None
@@ -40,8 +46,11 @@ class CodeTests:
                 self._sandboxes.open(SandboxSpec(image=self._task.image))
             )
         how: dict[str, Any] = {"language": language, "judging": Judging(visible.get("compare", "lines"))}
-        results = await run_tests(source, tests, self._sandbox, preamble=visible.get("preamble", ""), **how)
-        if all(result.passed for result in results):
+        how |= {"preamble": visible.get("preamble", ""), "total_seconds": min(TOTAL_SECONDS, self._left)}
+        began = time.monotonic()
+        results = await run_tests(source, tests, self._sandbox, **how)
+        self._left -= time.monotonic() - began
+        if self._left <= 0 or all(result.passed for result in results):
             return None
         return Message("tool: tests", feedback(tests, results))
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from verifiers.task import Message
+
+COMMANDS: Final = 0.75
+"""Share of an episode's seconds that what the policy has run may take; the rest is our own."""
 
 
 @dataclass(frozen=True, slots=True)

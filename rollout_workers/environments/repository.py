@@ -6,9 +6,8 @@ of the time that commands have, before the episode's own deadline: who only wait
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
 
-from rollout_workers.environments.protocol import Left
+from rollout_workers.environments.protocol import COMMANDS, Left
 from rollout_workers.tools.calls import ToolError, find_call
 from rollout_workers.tools.repository import TOOLS, Repository
 from verifiers import checkout
@@ -17,9 +16,6 @@ from verifiers.repair import PATCH
 from verifiers.reply import FormatError, after_thinking, asks_to_reason
 from verifiers.sandbox import Sandboxes, SandboxUnavailable
 from verifiers.task import Message, Task
-
-COMMANDS: Final = 0.75
-"""Share of an episode's seconds that its commands may take; the rest is our own."""
 
 
 class RepositoryTools:

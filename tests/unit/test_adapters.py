@@ -148,6 +148,12 @@ def test_an_answer_that_is_evaluated_reaches_nothing(tmp_path: Path, monkeypatch
     undone = "__import__('sys').modules['__main__'].__dict__.update(_REFUSED=())"
     grade(ReasoningGym(), f"({undone}, __import__('os').system('touch {mark}'), 4)[2]", entry=entry)
     assert not mark.exists(), "the walls stand where the process has taken its own down"
+    secret = tmp_path / "secret"
+    secret.write_text("4")
+    looks = [f"4 * __import__('os').path.exists('{path}')" for path in (secret, __file__, "/etc/passwd")]
+    assert [verdict.reward for verdict in grade(ReasoningGym(), *looks, entry=entry)] == [-1.0] * len(looks)
+    processes = "4 * (len([x for x in __import__('os').listdir('/proc') if x.isdigit()]) > 3)"
+    assert grade(ReasoningGym(), processes, entry=entry)[0].correct is False
     (hung,) = grade(ReasoningGym(seconds=2.0), "9**9**9**9", entry=entry)
     assert (hung.outcome, hung.reward) == (Outcome.SCORED, -1.0)
     arithmetic = {**entry, "metadata": {"source_dataset": "countdown"}}
@@ -155,6 +161,22 @@ def test_an_answer_that_is_evaluated_reaches_nothing(tmp_path: Path, monkeypatch
         ReasoningGym(), "__import__('sys')._getframe(1).f_locals['entry']['answer']", "2+2", entry=arithmetic
     )
     assert (told.reward, fair.reward) == (-1.0, 1.0)
+
+
+def test_a_data_set_may_need_what_is_installed_and_what_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reasoning_gym").mkdir()
+    (tmp_path / "reasoning_gym/data.txt").write_text("4")
+    (tmp_path / "reasoning_gym/__init__.py").write_text(
+        "import decimal, pathlib, tempfile, numpy, psutil\n"
+        "known = float(pathlib.Path(__file__).with_name('data.txt').read_text())\n"
+        "def get_score_answer_fn(name): return lambda answer, entry: float(numpy.float64(answer) == known)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = {"question": "q", "answer": 4, "metadata": {"source_dataset": "sums"}}
+    right, wrong = grade(ReasoningGym(), "4", "5", entry=entry)
+    assert (right.reward, wrong.reward) == (1.0, -1.0), right
 
 
 @pytest.mark.parametrize(

@@ -356,7 +356,9 @@ async def test_a_program_that_prints_without_end_fails_in_its_time() -> None:
         ({"tests": [{"call": "f"}]}, "no 'expected'"),
         ({"tests": [{"call": "f", "expected": object()}]}, "no plain data"),
         ({"tests": [{"call": "f", "expected": 1}] * 10_001}, "at most 10000"),
+        ({"tests": ADD, "compare": "lines"}, "'compare' beside 'tests' can only be json"),
         ({"stdin_tests": [{"stdin": "x"}]}, "'stdin' and 'stdout'"),
+        ({"stdin_tests": [{"stdin": "", "stdout": ""}], "compare": "json"}, "'compare' must be one of lines"),
         ({"check": "def check(candidate", "entry_point": "f"}, "'check' is no Python"),
         ({"check": "def test(): pass", "entry_point": "f"}, "no function check"),
         ({"check": CHECK}, "'entry_point' must name a function"),
@@ -407,6 +409,43 @@ def test_a_fence_may_have_blanks_behind_it() -> None:
 async def test_large_results_of_several_tests_have_room_one_by_one() -> None:
     tests = [{"call": "f", "args": [list(range(60_000))], "expected": list(range(60_000))}] * 4
     assert (await grade("def f(a):\n    return list(a)", {"tests": tests})).correct
+
+
+@pytest.mark.slow
+async def test_what_a_call_does_to_its_arguments_takes_no_room_where_nobody_asks() -> None:
+    tests = [{"call": "f", "args": [list(range(200_000, 0, -1))], "expected": 1}]
+    assert (await grade("def f(a):\n    a.sort()\n    return a[0]", {"tests": tests})).correct
+    unplain = [{"call": "f", "args": [[1]], "expected": 1}]
+    assert (await grade("def f(a):\n    a.append(a)\n    return a[0]", {"tests": unplain})).correct
+
+
+@pytest.mark.slow
+async def test_what_is_expected_has_room_and_more_has_none() -> None:
+    big = [{"call": "f", "args": [n], "expected": list(range(n))} for n in (3, 300_000)]
+    assert (await grade("def f(n):\n    return list(range(n))", {"tests": big})).correct
+    many = await grade("def f(n):\n    return list(range(9 * n))", {"tests": big[1:]})
+    assert (many.outcome, many.correct) == (Outcome.SCORED, False)
+    assert "larger than" in many.detail
+    texts = [{"stdin": str(n), "stdout": "x" * n} for n in (3, 3 << 20)]
+    for checker in ({}, {"checker": "def check(a, b, c): return b == c.strip()"}):
+        payload = {"stdin_tests": texts, **checker}
+        assert (await grade("print('x' * int(input()))", payload)).correct
+        printed = await grade("print('x' * (1 << 25))", payload)
+        assert (printed.correct, "printed too much" in printed.detail) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("expected", "value", "passes"),
+    [
+        *[([1, 2], "(1, 2)", True), ([[1, "a"], [2, "b"]], "[(1, 'a'), (2, 'b')]", True), ([], "()", True)],
+        *[({"a": [[1]]}, "{'a': ([1],)}", True), ([[1.5]], "((1.5000001,),)", True)],
+        *[([1, 2], "(1, 3)", False), ([1, 2], "(1, 2, 2)", False), ([1], "{1}", False), (["t"], "{'t': 1}", False)],
+        *[([1], "1", False), ("ab", "('a', 'b')", False), ((1, 2), "[1, 2]", False)],
+    ],
+)
+async def test_a_tuple_is_as_good_as_a_list_where_values_are_of_json(expected: Any, value: str, passes: bool) -> None:
+    payload = {"tests": [{"call": "f", "args": [], "expected": expected}], "compare": "json"}
+    assert (await grade(f"def f(): return {value}", payload)).correct is passes
 
 
 async def test_a_program_that_was_there_before_does_not_stand_in_the_way_for_good() -> None:

@@ -88,6 +88,10 @@ def test_livecodebench_functions(tmp_path: Path) -> None:
     task = read(tmp_path, row | {"metadata": '{"func_name": "shift"}'}, form="livecodebench")
     assert task.payload["tests"][0] == {"call": "shift", "args": [[1, 2], 3], "expected": [4, 5]}
     assert task.payload["tests"][1] == {"call": "shift", "args": ["a", "b"], "expected": None}
+    assert task.payload["compare"] == task.visible["compare"] == "json", "a tuple is as good as a list"
+    ends = case('"a\u2028b\u0085c"\n3', "1", "functional")
+    odd = read(tmp_path, live([ends], "[]", metadata='{"func_name": "shift"}'), form="livecodebench")
+    assert odd.payload["tests"][0]["args"] == ["a\u2028b\u0085c", 3]
     with pytest.raises(DataError, match="func_name"):
         read(tmp_path, row, form="livecodebench")
 
@@ -131,6 +135,7 @@ def test_our_own_form_has_languages_and_checkers(tmp_path: Path) -> None:
     for change, said in (
         ({"language": "cobol"}, "'cobol' is not known; known are cpp, python"),
         ({"compare": "vibes"}, "must be one of lines, tokens"),
+        ({"compare": "json"}, "must be one of lines, tokens"),
         ({"checker": "def check(a, b, c): return True"}, "exclude each other"),
         ({"compare": None, "checker": "check ="}, "no Python"),
         ({"compare": None, "checker": "def chek(): pass"}, "no function check"),
@@ -141,6 +146,14 @@ def test_our_own_form_has_languages_and_checkers(tmp_path: Path) -> None:
             read(tmp_path, row | change)
 
 
+def test_our_own_tests_of_functions_may_be_compared_as_json(tmp_path: Path) -> None:
+    row = {"prompt": "p", "tests": ["f() == [1]"], "visible_tests": ["f() == [1]"], "compare": "json"}
+    task = read(tmp_path, row)
+    assert task.payload["compare"] == task.visible["compare"] == "json"
+    with pytest.raises(DataError, match="is for whole programs"):
+        read(tmp_path, row | {"compare": "tokens"})
+
+
 def test_labelled_contest_solutions(tmp_path: Path) -> None:
     row = {
         "description": "p",
@@ -148,8 +161,12 @@ def test_labelled_contest_solutions(tmp_path: Path) -> None:
         "solutions": {"language": [3, 2, 1], "solution": ["print(1)", "int main(){}", "print 1"]},
         "incorrect_solutions": {"language": [3], "solution": ["print(2)"]},
     }
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    found = list(labelled.read(tmp_path / "rows.jsonl", "code"))
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row | {"solutions": {"language": [[3]], "solution": ["print(1)"]}}))
+    with pytest.raises(DataError, match=r"line 1, column 'solutions'.*neither a number nor a name"):
+        list(labelled.read(file, "code"))
+    file.write_text(json.dumps(row))
+    found = list(labelled.read(file, "code"))
     assert [(one.task.payload["language"], one.right) for one in found] == [
         ("python", True),
         ("cpp", True),

@@ -1,6 +1,7 @@
 """Environments: what answers a reply, and when it is over."""
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from rollout_workers.environments import ENVIRONMENTS, Left, find
 from rollout_workers.environments.single_turn import single_turn
 from verifiers.repair import PATCH
 from verifiers.sandbox import SandboxUnavailable
-from verifiers.task import Message, Task
+from verifiers.task import Limits, Message, Task
 
 ADD = {"tests": [{"call": "add", "args": [1], "kwargs": {"b": 2}, "expected": 3}]}
 PROGRAM = {"tests": [{"stdin": "2\n", "stdout": "4\n"}]}
@@ -114,6 +115,24 @@ async def test_without_public_tests_the_first_reply_ends_it() -> None:
 async def test_the_preamble_is_there_for_the_code() -> None:
     visible = ADD | {"preamble": "import math\nONE = 1\n"}
     assert await answers(task(visible), code("def add(a, b):\n    return math.floor(a + b) * ONE")) == [None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [ADD, PROGRAM], ids=["calls", "programs"])
+async def test_code_that_hangs_ends_the_episode_before_its_deadline(form: dict[str, Any]) -> None:
+    hangs = code("import time\ndef add(a, b):\n    time.sleep(60)\nif __name__ != 'solution':\n    time.sleep(60)")
+    hurried = replace(task(form), limits=Limits(turns=9, seconds=8.0))
+    began = time.monotonic()
+    found = await answers(hurried, hangs, hangs)
+    assert found[-1] is None
+    assert time.monotonic() - began < 8.0, "so it is scored, not dropped"
+
+
+async def test_public_results_are_compared_as_hidden_ones_are() -> None:
+    visible = {"tests": [{"call": "f", "args": [], "expected": [1, [2]]}]}
+    source = code("def f():\n    return 1, (2,)")
+    assert await results(task(visible), source) == ["failed: f(): got (1, (2,)), not [1, [2]]"]
+    assert await results(task({**visible, "compare": "json"}), source) == [None]
 
 
 async def test_reasoning_is_asked_for_by_the_task() -> None:

@@ -11,7 +11,7 @@ from rl.tasks.files import DataError, FileSource, load
 from rl.tasks.repositories import reverse
 from verifiers import checkout
 from verifiers.examples import FIX
-from verifiers.repair import PATCH
+from verifiers.repair import PATCH, similarity
 from verifiers.sandbox import SandboxSpec
 from verifiers.swe import SweVerifier
 from verifiers.task import Submission, Task
@@ -46,6 +46,7 @@ class TestShop(unittest.TestCase):
         self.assertEqual(shop.add(0, 0), 1)
 """
 IDS = {"fail_to_pass": ["tests/test_shop.py::test_add"], "pass_to_pass": ["tests/test_shop.py::TestShop::test_zero"]}
+ALWAYS = "class Always:\n    def __eq__(self, other): return True\n"
 PAYLOAD = {"files": BASE, "tests": {"tests/test_shop.py": TESTS}, **IDS, "patch": FIX}
 
 
@@ -111,11 +112,45 @@ async def test_tests_that_come_as_a_patch_and_a_fault_that_does() -> None:
 async def test_what_a_patch_does_to_tests_and_configuration_is_taken_back(patch: str) -> None:
     async with PlainSandboxes().open(checkout.spec_of({"files": BASE}, None)) as sandbox:
         await checkout.lay_out(sandbox, {})
-        assert await checkout.apply(sandbox, patch.encode()) == ""
-        assert len(await checkout.restore(sandbox, {"tests/test_shop.py"})) == 1
+        assert await checkout.apply_guarded(sandbox, patch.encode(), {"tests/test_shop.py"}) == ""
         left = await sandbox.exec("git status --porcelain")
     assert left.stdout == b""
     assert (await grade(FIX + patch)).correct, "and the repair beside it counts"
+
+
+EGG, VENV = "shop.egg-info/entry_points.txt", "venv/lib/shop.py"
+
+
+async def test_ignored_files_stay_as_they_were_and_what_a_patch_did_to_them_is_taken_back() -> None:
+    files = {".gitignore": "*.egg-info\nvenv\nconftest.py\n", EGG: "[shop]\n", VENV: "x = 1\n", "a/b.py": "x = 1\n"}
+    changed = f"--- a/{EGG}\n+++ b/{EGG}\n@@ -1 +1 @@\n-[shop]\n+[pytest11]\n"
+    moved = f"diff --git a/{VENV} b/else.py\nsimilarity index 100%\nrename from {VENV}\nrename to else.py\n"
+    folder = (
+        "diff --git a/a/b.py b/a/b.py\ndeleted file mode 100644\n--- a/a/b.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-x = 1\n"
+    )
+    patches = {
+        FIX: {"shop.py": b"def add(a, b):\n    return a + b\n"},
+        FIX + changed: {},
+        FIX + moved: {},
+        changed + new("conftest.py", "x = 1\n") + new("venv/conftest.py", "x = 1\n"): {},
+        folder + new("a", "x = 1\n") + new("venv/lib/other.py", "x = 1\n"): {},
+        new("tests/test_shop.py/x.txt", "x = 1\n") + new("tests/conftest.py", "x = 1\n"): {},
+    }
+    for patch, wanted in patches.items():
+        async with PlainSandboxes().open(checkout.spec_of({"files": BASE | files}, None)) as sandbox:
+            await checkout.lay_out(sandbox, {})
+            assert await checkout.apply_guarded(sandbox, patch.encode(), {"tests/test_shop.py", "a/b.py"}) == ""
+            for path, text in (files | {path: data.decode() for path, data in wanted.items()}).items():
+                assert await sandbox.read(path) == text.encode(), (path, patch)
+            left = await sandbox.exec("find . -name conftest.py -o -name other.py -o -name held; ls tests")
+        assert left.stdout == b"__init__.py\n", patch
+
+
+@pytest.mark.parametrize("path", ["../conftest.py", "/tmp/conftest.py", ".git/conftest.py", "tests/../conftest.py"])
+async def test_a_path_outside_is_the_patchs_fault(path: str) -> None:
+    verdict = await grade(FIX + new(path, "x = 1\n"))
+    assert (verdict.outcome, verdict.correct) == (Outcome.SCORED, False)
+    assert "does not apply" in verdict.detail
 
 
 async def test_a_history_that_holds_the_repair_does_not_come_along(tmp_path: Path) -> None:
@@ -158,7 +193,7 @@ async def test_a_module_that_changes_its_testers(source: str, outcome: Outcome) 
     [
         (FIX, Outcome.SCORED),
         (
-            module("class Always:\n    def __eq__(self, other): return True\ndef add(a, b): return Always()"),
+            module(f"{ALWAYS}def add(a, b): return Always()"),
             Outcome.TAMPERED,
         ),
     ],
@@ -167,6 +202,77 @@ async def test_what_equals_anything_is_found_where_no_literal_is(assertion: str,
     tests = f"import shop\n\ndef test_add():\n    wanted = 1 + 2\n    {assertion}\n"
     verdict = await grade(patch, tests={"tests/test_shop.py": tests}, pass_to_pass=[])
     assert (verdict.outcome, verdict.correct) == (outcome, outcome is Outcome.SCORED), verdict
+
+
+ARRAYS = """
+class Array:
+    def __init__(self, *items): self.items = items
+    def __eq__(self, other):
+        others = getattr(other, "items", other)
+        others = others if isinstance(others, tuple) else (others,) * len(self.items)
+        return Array(*(one == two for one, two in zip(self.items, others)))
+    def __bool__(self):
+        if len(self.items) != 1: raise ValueError("ambiguous")
+        return bool(self.items[0])
+class Point:
+    x = 3
+    def __eq__(self, other): return self.x == other.x
+"""
+
+
+@pytest.mark.parametrize("assertion", ["assert {} == wanted", "assert wanted == {}", "self.assertEqual({}, wanted)"])
+async def test_arrays_that_compare_item_by_item_are_not_equal_to_anything(assertion: str) -> None:
+    compared = {
+        "arrays.Array(shop.add(1, 2))": ("arrays.Array(3)", FIX, Outcome.SCORED),
+        "shop.add(1, 2)": (
+            "arrays.Point()",
+            module(f"{ALWAYS}    x = 3\ndef add(a, b): return Always()"),
+            Outcome.TAMPERED,
+        ),
+    }
+    for found, (wanted, patch, outcome) in compared.items():
+        tests = "import unittest, arrays, shop\n\nclass TestAdd(unittest.TestCase):\n    def test_add(self):\n"
+        tests += f"        wanted = {wanted}\n        {assertion.format(found)}\n"
+        verdict = await grade(
+            patch,
+            files={**BASE, "arrays.py": ARRAYS},
+            tests={"tests/test_shop.py": tests},
+            fail_to_pass=["tests/test_shop.py::TestAdd::test_add"],
+            pass_to_pass=[],
+        )
+        assert (verdict.outcome, verdict.correct) == (outcome, outcome is Outcome.SCORED), verdict
+
+
+@pytest.mark.parametrize("number", ["6.02214076e23", "1e400", "-1e300", "0.0", "1", "True", "10**17", "(1e99, 2)"])
+async def test_a_double_of_a_large_number_expects_another_one(number: str) -> None:
+    tests = f"import shop\n\ndef test_add():\n    assert shop.add(1, 2) == {number}\n"
+    verdict = await grade(
+        module(f"def add(a, b): return {number}"), tests={"tests/test_shop.py": tests}, pass_to_pass=[]
+    )
+    assert (verdict.outcome, verdict.correct) == (Outcome.SCORED, True), verdict
+
+
+async def test_a_test_file_that_can_be_imported_once_is_fine() -> None:
+    tests = f"{TESTS}\nshop.register('shop')\n"
+    registry = "known = set()\ndef register(name):\n    assert name not in known\n    known.add(name)\n"
+    assert (await grade(module(f"{registry}def add(a, b): return a + b"), tests={"tests/test_shop.py": tests})).correct
+
+
+async def test_a_test_file_that_minds_its_name_is_fine() -> None:
+    tests = f"{TESTS}\nassert __file__.endswith('test_shop.py')\n"
+    assert (await grade(FIX, tests={"tests/test_shop.py": tests})).correct
+
+
+async def test_who_leaves_the_doubles_early_is_not_paid() -> None:
+    leaver = (
+        f"import os, sys\n{ALWAYS}def add(a, b):\n    frame = sys._getframe()\n"
+        "    if 'test_shop' in frame.f_back.f_code.co_filename: return Always()\n"
+        "    while frame and 'send' not in frame.f_locals and 'send' not in frame.f_globals: frame = frame.f_back\n"
+        "    send = frame.f_locals.get('send') or frame.f_globals['send']\n"
+        "    send({'status': 'done', 'patched': []})\n    os._exit(0)\n"
+    )
+    verdict = await grade(module(leaver))
+    assert (verdict.outcome, verdict.reward) == (Outcome.SCORED, -1.0), verdict
 
 
 @pytest.mark.parametrize(
@@ -198,6 +304,53 @@ async def test_a_patch_that_is_in_the_way_of_the_tests_is_taken_back() -> None:
     assert (wrong.outcome, wrong.reward) == (Outcome.SCORED, -1.0)
 
 
+LINK = (
+    "diff --git a/{0} b/{0}\nnew file mode 120000\n--- /dev/null\n+++ b/{0}\n@@ -0,0 +1 @@\n+{1}\n"
+    "\\ No newline at end of file\n"
+)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        new("tests/more.py/x.txt", "x"),
+        new("more", "x"),
+        LINK.format("more", "tests"),
+        LINK.format("more", "/etc"),
+        LINK.format("tests/more.py", "/etc/passwd"),
+        new(".gitattributes", "*.py working-tree-encoding=UTF-7"),
+    ],
+)
+async def test_no_patch_can_make_its_task_invalid(blocks: str) -> None:
+    tests = new("tests/test_shop.py", TESTS) + new("tests/more.py", "x = 1\n") + new("more/a.py", "x = 1\n")
+    right = await grade(FIX + blocks, tests={}, test_patch=tests)
+    assert (right.outcome, right.correct) == (Outcome.SCORED, True), right
+    wrong = await grade(blocks, tests={}, test_patch=tests)
+    assert (wrong.outcome, wrong.reward) == (Outcome.SCORED, -1.0)
+    in_files = {"tests/test_shop.py": TESTS, "tests/more.py": "x = 1\n", "more/a.py": "x = 1\n"}
+    assert (await grade(FIX + blocks, tests=in_files)).correct
+
+
+async def test_the_encoding_of_hidden_tests_is_not_the_patchs() -> None:
+    attributes = new(".gitattributes", "tests/*.py working-tree-encoding=UTF-7")  # ==3 is +AD0APQ-3, then
+    forged = module("import builtins\nbuiltins.AD0APQ = 5\ndef add(a, b): return a - b")
+    tests = new("tests/test_shop.py", "import shop\n\ndef testadd():\n    assert shop.add(1, 2) ==3\n")
+    ids = {"fail_to_pass": ["tests/test_shop.py::testadd"], "pass_to_pass": []}
+    assert (await grade(FIX + attributes, tests={}, test_patch=tests, **ids)).correct
+    verdict = await grade(attributes + forged, tests={}, test_patch=tests, **ids)
+    assert (verdict.outcome, verdict.correct) == (Outcome.SCORED, False), verdict
+
+
+async def test_a_test_file_that_is_nowhere_is_the_tasks_fault() -> None:
+    for patch in (FIX, FIX + new("tests/test_nowhere.py", "def test_add(): pass\n")):
+        verdict = await grade(patch, fail_to_pass=["tests/test_nowhere.py::test_add"])
+        assert verdict.outcome is Outcome.INVALID_TASK
+        assert "no file tests/test_nowhere.py" in verdict.detail
+    gone = "--- a/tests/test_old.py\n+++ /dev/null\n@@ -1,2 +0,0 @@\n-def test_add():\n-    pass\n"
+    files = {**BASE, "tests/test_old.py": "def test_add():\n    pass\n"}
+    assert (await grade(FIX + gone, files=files, fail_to_pass=["tests/test_old.py::test_add"])).correct
+
+
 async def test_nothing_compiled_comes_along(tmp_path: Path) -> None:
     (tmp_path / "old/deep/__pycache__").mkdir(parents=True)
     (tmp_path / "old/deep/__pycache__/a.cpython-311.pyc").write_bytes(b"repair")
@@ -220,6 +373,11 @@ async def test_nothing_compiled_comes_along(tmp_path: Path) -> None:
         ({"fail_to_pass": ["test_x (shop.Tests)"]}, "is no test id of pytest's"),
         ({"pass_to_pass": "x"}, "list of at most"),
         ({"patch": 1}, "'patch' must be text"),
+        ({"files": {"a.py": "x = '\ud800'"}}, "half a surrogate pair"),
+        ({"tests": {"a\ud800.py": ""}}, "half a surrogate pair"),
+        ({"tests": {"tests/test_shop.py": "x = '\udfff'"}}, "half a surrogate pair"),
+        ({"test_patch": "\ud800"}, "half a surrogate pair"),
+        ({"fail_to_pass": ["a\ud800.py::test_x"]}, "is no test id of pytest's"),
     ],
 )
 async def test_payloads_that_cannot_be(change: dict[str, Any], said: str) -> None:
@@ -256,5 +414,9 @@ def test_rows_of_swe_bench_and_swe_smith(tmp_path: Path) -> None:
     smith = rows(tmp_path, "swe_smith", image_name="smith/x")
     assert (smith.image, smith.visible) == ("smith/x", {"root": "/testbed", "setup_patch": FIX})
     assert "+    return a - b" in smith.payload["patch"]
+    assert similarity(FIX, reverse(reverse(FIX))) == 1.0
+    several = "--- a/x\n+++ b/x\n@@ -1,5 +1,5 @@\n-a\n-b\n+c\n\\ No newline at end of file\n d\n-e\n+f\n+g\n"
+    back = "--- a/x\n+++ b/x\n@@ -1,5 +1,5 @@\n-c\n\\ No newline at end of file\n+a\n+b\n d\n-f\n-g\n+e\n"
+    assert (reverse(several), reverse(back)) == (back, several)
     with pytest.raises(DataError, match="FAIL_TO_PASS"):
         rows(tmp_path, "swe_bench", FAIL_TO_PASS="[")
