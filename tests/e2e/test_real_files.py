@@ -8,7 +8,7 @@ from public_data import public
 
 from rl.ledger.audit import audit
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
 
 
 def test_five_steps_on_gsm8k_and_humaneval(tmp_path: Path) -> None:

@@ -192,6 +192,7 @@ async def test_a_missing_gold_is_an_invalid_task_not_a_reward(verifier: MathVeri
 
 
 @pytest.mark.slow
+@pytest.mark.required
 async def test_agrees_with_labelled_gsm8k_solutions(verifier: MathVerifier) -> None:
     name = "gsm8k_labelled_solutions.jsonl"
     asked = agreed = 0
@@ -209,6 +210,7 @@ async def test_agrees_with_labelled_gsm8k_solutions(verifier: MathVerifier) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.required
 async def test_public_golds_equal_themselves(verifier: MathVerifier) -> None:
     name = "minerva_math.jsonl"
     rows = (public(name) / name).read_text("utf-8").splitlines()[::4]

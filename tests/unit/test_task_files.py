@@ -237,6 +237,7 @@ async def test_our_function_tasks_pass_their_solutions_and_fail_others() -> None
             assert verdict.correct is expected, f"{task.id}: {verdict.detail}"
 
 
+@pytest.mark.required
 @pytest.mark.parametrize(
     ("path", "form", "rows", "columns"),
     [
