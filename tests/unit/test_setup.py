@@ -173,19 +173,11 @@ def test_in_ci_a_required_part_may_not_be_left_out(tmp_path: Path, ci: str, clos
 
 
 @pytest.mark.slow
-def test_public_files_are_nobodys_duty(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "public_files or labelled or public_golds",
-    ]
+def test_without_public_files_their_tests_say_which_is_missing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-k", "public_files or labelled or public_golds"]
     command += [str(ROOT / "tests/unit/test_task_files.py"), str(ROOT / "tests/unit/test_math.py")]
-    env = os.environ | {"CI": "true", "CWM_RL_PUBLIC_DATA": str(tmp_path)}
+    env = os.environ | {"CI": "", "CWM_RL_PUBLIC_DATA": str(tmp_path)}
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, cwd=ROOT)
     assert result.returncode == 0 and result.stdout.splitlines()[-1].startswith("6 skipped,"), result.stdout
     assert f"gsm8k_test.jsonl: not in {tmp_path}. CONTRIBUTING.md says who publishes it" in result.stdout
