@@ -13,7 +13,6 @@ import math
 import os
 import re
 import secrets
-import shutil
 import signal
 import tempfile
 import time
@@ -41,6 +40,10 @@ _GOING_ON = ("PENDING", "RUNNING")
 _OF_THE_MACHINE = (OSError, MemoryError, RuntimeError, SafetensorError)
 """The last but one is also torch's, for memory."""
 _HOST_AND_PORT = re.compile(r"[^:/]+:\d+")
+_LAST_WORDS = (
+    "cwm-rl: the process in charge of {0} ended without a word: it was killed, or Ray's raylet below it was. What its "
+    "actors printed is in {0}/logs; a run goes on with: cwm-rl resume {0}"
+)
 _REFUSED = "the Ray cluster at {} refuses us: set RAY_AUTH_TOKEN, or put its token into ~/.ray/auth_token"
 
 
@@ -206,8 +209,7 @@ def connected(config: ClusterConfig, run: Path, cpus: float, gpus: float) -> Ite
         if address is None:
             temporary = stack.enter_context(scratch("cwm-rl-ray", Path(tempfile.gettempdir())))
             options["_temp_dir"] = str(temporary)
-            stack.enter_context(watched(temporary))
-            stack.callback(_keep_logs, temporary / "session_latest" / "logs", run / "logs")
+            stack.enter_context(watched(temporary, run / "logs", _LAST_WORDS.format(run)))
         _init(options)
         stack.callback(_shutdown)
         yield where
@@ -217,14 +219,6 @@ def offered(cpus: float, gpus: float) -> dict[str, int]:
     """By a local cluster: whole CPUs, this machine's at least, and whole GPUs; where none is asked for, Ray looks."""
     processors = {"num_cpus": max(os.cpu_count() or 1, math.ceil(cpus))}
     return processors | {"num_gpus": math.ceil(gpus)} if gpus else processors
-
-
-def _keep_logs(source: Path, target: Path) -> None:
-    """Copy what actors printed, beside what a run before this one left."""
-    for path in source.glob("worker-*"):
-        if path.stat().st_size:
-            target.mkdir(exist_ok=True)
-            shutil.copyfile(path, target / path.name)
 
 
 @cache

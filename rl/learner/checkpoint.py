@@ -46,6 +46,8 @@ def save(
         save_file(_flatten(masters, optimisers), temporary / _OPTIMISER)
         (temporary / _STATE).write_text(json.dumps(state))
         settle(temporary, path)  # what may stand there was left by a lineage that was rolled back
+    except SafetensorError as error:  # its word for a full disk
+        raise OSError(f"the checkpoint {path} was not written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, and what is not whole is found."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,18 @@ def test_a_failed_save_leaves_nothing_half_written(learner: Learner, tmp_path: P
             learner.save(str(path), 1)
         assert os.listdir(tmp_path / "checkpoints") == ["step-00000001"]
         assert occupied.read_text() == "mine"
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(learner: Learner, saved: Path) -> None:
+    none = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, none[1]))
+    try:
+        with pytest.raises(OSError, match=r"step-00000005 was not written: .* I/O error"):
+            learner.save(str(path_of(saved.parent, 5)), 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, none)
+    assert os.listdir(saved.parent) == [saved.name]
+    assert read_step(saved) == 4
 
 
 def test_what_a_killed_save_left_is_no_obstacle(learner: Learner, tmp_path: Path) -> None:

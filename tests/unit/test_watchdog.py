@@ -17,7 +17,7 @@ DRIVER = """
 import subprocess, sys, time
 from pathlib import Path
 from rl.watchdog import watched
-with watched(Path(sys.argv[1])):
+with watched(Path(sys.argv[1]), Path(sys.argv[1]).parent / "logs", "gone without a word"):
     below = subprocess.Popen(["sleep", "300"], start_new_session=True)
     time.sleep(2.5)  # longer than the watchdog looks away
     print(below.pid, flush=True)
@@ -28,9 +28,12 @@ with watched(Path(sys.argv[1])):
 @contextmanager
 def _driver(scratch: Path, how: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
     """A driver, and the id of what it started; both are gone afterwards."""
-    scratch.mkdir()
+    printed = scratch / "session_latest" / "logs"
+    printed.mkdir(parents=True)
+    (printed / "worker-1.err").write_text("what it printed")
     command = [sys.executable, "-c", DRIVER, str(scratch), how]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+    said = (scratch.parent / "said").open("w")
+    with said, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as driver:
         assert driver.stdout is not None
         below = int(driver.stdout.readline())
         try:
@@ -48,14 +51,18 @@ def _assert_gone(pid: int, scratch: Path) -> None:
         time.sleep(0.1)
 
 
-def test_a_killed_driver_leaves_nothing(tmp_path: Path) -> None:
+def test_a_killed_driver_leaves_nothing_but_last_words_and_logs(tmp_path: Path) -> None:
     with _driver(tmp_path / "scratch", "killed") as (driver, below):
         driver.send_signal(signal.SIGKILL)
         driver.wait(10)
         _assert_gone(below, tmp_path / "scratch")
+    assert (tmp_path / "said").read_text() == "gone without a word\n"
+    assert (tmp_path / "logs" / "worker-1.err").read_text() == "what it printed"
 
 
 def test_neither_does_one_that_ends(tmp_path: Path) -> None:
     with _driver(tmp_path / "scratch", "ends") as (driver, below):
         assert driver.wait(30) == 0
         _assert_gone(below, tmp_path / "scratch")
+    assert (tmp_path / "said").read_text() == ""
+    assert (tmp_path / "logs" / "worker-1.err").exists()
