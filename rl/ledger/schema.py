@@ -7,6 +7,7 @@ synced before they return (`PRAGMA synchronous=FULL`), and with them every row b
 
 import fcntl
 import os
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -31,6 +32,8 @@ VERSION = 1
 def _words(enum: type[State] | type[DropReason]) -> str:
     return ", ".join(f"'{word}'" for word in enum)
 
+
+_REASON = f"reason TEXT CHECK (reason IN ({_words(DropReason)}))"
 
 # Times are Unix seconds. A payload stands in a table of its own, as an update rewrites the whole row.
 _TABLES = f"""
@@ -86,7 +89,7 @@ CREATE TABLE episodes (
     idx INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ({_words(State)})),
-    reason TEXT CHECK (reason IN ({_words(DropReason)})),
+    {_REASON},
     detail TEXT NOT NULL DEFAULT '',
     dispatched_at REAL NOT NULL,
     sampled_at REAL,
@@ -236,6 +239,20 @@ def create_tables(connection: sqlite3.Connection) -> None:
     for statement in filter(str.strip, _TABLES.split(";\n")):
         connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def learn_reasons(connection: sqlite3.Connection) -> None:
+    """Have a ledger of an earlier program take the drop reasons of today; the caller holds the lock.
+
+    SQLite changes a CHECK by its text alone, see "Making Other Kinds Of Table Schema Changes" in sqlite.org's manual of
+    ALTER TABLE.
+    """
+    (made,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'episodes'").fetchone()
+    renewed = re.sub(r"reason TEXT CHECK \(reason IN \([^)]*\)\)", _REASON, made)
+    if renewed != made:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'episodes'", (renewed,))
+        connection.execute("PRAGMA writable_schema = RESET")
 
 
 def check(connection: sqlite3.Connection, path: Path, *, ours: bool) -> None:

@@ -43,6 +43,7 @@ class Storage:
             raise LedgerError(f"no ledger at {path}: name the directory of a run")
         with _opening(path) as (connection, lock):
             schema.check(connection, path, ours=True)
+            schema.learn_reasons(connection)
             store = cls(path, connection, lock)
             newest = "SELECT MAX(at) FROM (SELECT at FROM steps UNION ALL SELECT at FROM versions)"
             store._clock = connection.execute(newest).fetchone()[0] or 0.0

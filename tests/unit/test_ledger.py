@@ -263,6 +263,25 @@ def test_a_resume_goes_on_where_the_driver_died(tmp_path: Path) -> None:
     assert audit(tmp_path).ok
 
 
+def test_a_ledger_of_an_earlier_program_takes_the_reasons_of_today(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, "run-1", {}) as ledger:
+        ledger.publish(0)
+        keys = group_of(ledger)
+    made = sqlite3.connect(ledger.path, isolation_level=None)
+    made.execute("PRAGMA writable_schema = ON")
+    made.execute("UPDATE sqlite_schema SET sql = replace(sql, ?, '') WHERE name = 'episodes'", (", 'refused'",))
+    made.close()
+    earlier = sqlite3.connect(ledger.path)
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        earlier.execute("UPDATE episodes SET state = 'dropped', reason = 'refused'")
+    earlier.close()
+    for _ in range(2):
+        with Ledger.open(tmp_path) as ledger:
+            ledger.drop(keys, DropReason.REFUSED, "not finite")
+    assert dropped(ledger) == {DropReason.REFUSED: 2}
+    assert audit(tmp_path).ok
+
+
 def test_versions_and_lags_of_what_was_trained(ledger: Ledger) -> None:
     train(ledger)
     group = ledger.dispatch("task", "math", 3, LATER)
