@@ -14,10 +14,9 @@ from typing import Any, Protocol
 from rl.cluster import Actor, PushClient
 from rl.config import Config, ConfigError
 from rl.fleet import Fleet
-from rollout_workers.scratch import SHARED_MEMORY, scratch
+from rollout_workers.scratch import PUBLISHED, SHARED_MEMORY, scratch
 from rollout_workers.weights import WeightsRef
 
-_PREFIX = "cwm-rl-weights"
 _SPARE = 3
 """Versions kept for workers that are behind, beside those that are compared at the end."""
 
@@ -54,7 +53,7 @@ class WeightsDirectory:
         """
         room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
         wanted = 2 * (keep + engines + 1) * model_bytes
-        with scratch(_PREFIX, SHARED_MEMORY if room > wanted else fallback) as path:
+        with scratch(PUBLISHED, SHARED_MEMORY if room > wanted else fallback) as path:
             yield cls(path, keep)
 
     def file(self, version: int) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from rollout_workers.sandbox import cgroup, docker
+from rollout_workers.scratch import PUBLISHED, RECEIVED, SHARED_MEMORY, sweep
 
 _LOOK_EVERY = 1.0
 _PATIENCE = 10.0
@@ -60,6 +61,8 @@ def main(driver: int, scratch: Path, logs: Path, last_words: str) -> None:
     with suppress(OSError):
         _keep(scratch / "session_latest" / "logs", logs)
     shutil.rmtree(scratch, ignore_errors=True)
+    for prefix in (PUBLISHED, RECEIVED):
+        sweep(prefix, SHARED_MEMORY)
     cgroup.sweep()
     docker.sweep()  # their containers end with them, but are kept by the engine
 

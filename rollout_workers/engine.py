@@ -250,13 +250,25 @@ class Engine:
 
     async def _stage(self, ref: WeightsRef) -> None:
         """Have them loaded beside those in use."""
-        async with self._updating("stage weights"):
-            staged = await self._llm.collective_rpc("stage_weights", args=(ref.path,))
-            while None in staged:
-                await asyncio.sleep(_POLL_SECONDS)
-                staged = await self._llm.collective_rpc("staged_weights")
+        seconds = self._config.swap_seconds
+        staged = await self._staged("stage_weights", ref.path)
+        try:
+            async with asyncio.timeout(seconds):
+                while None in staged:
+                    await asyncio.sleep(_POLL_SECONDS)
+                    staged = await self._staged("staged_weights")
+        except TimeoutError:  # nothing in use was touched
+            raise WeightsError(
+                f"weights of version {ref.version} at {ref.path} were not loaded within {seconds:g} s "
+                "(rollout.engine.swap_seconds)"
+            ) from None
         if wrong := next(filter(None, staged), None):
             raise WeightsError(f"weights of version {ref.version} at {ref.path} cannot be loaded: {wrong}")
+
+    async def _staged(self, method: str, *arguments: str) -> list[str | None]:
+        """What each of vLLM's workers has to say of them, see `StagedWeights`. Raises EngineError."""
+        async with self._updating("stage weights"):
+            return await self._llm.collective_rpc(method, args=arguments)  # type: ignore[no-any-return]
 
     async def connect(self, info: dict[str, Any]) -> None:
         """Meet the learner, where the transport needs that. Raises EngineError."""

@@ -42,17 +42,20 @@ async def run_episode(
     if len(prompt) > task.limits.prompt_tokens or len(prompt) >= task.limits.tokens:
         return Failed(key, FailureReason.PROMPT_TOO_LONG, f"the prompt of task {task.id} has {len(prompt)} tokens")
     try:
-        async with asyncio.timeout(task.limits.seconds), find(task.environment)(task, sandboxes) as environment:
+        async with (
+            asyncio.timeout(task.limits.seconds) as deadline,
+            find(task.environment)(task, sandboxes) as environment,
+        ):
             talk = _Talk(task, prompt, renderer)
             stop = await talk.run(sampler, environment, clock)
             files = dict(environment.files)
-    except TimeoutError:
-        return Failed(key, FailureReason.DEADLINE, f"acting took more than {task.limits.seconds:g} s")
     except (SandboxUnavailable, SampleError) as error:
         return Failed(key, FailureReason.INFRA_ERROR, str(error))
     except EngineError:
         raise
     except Exception as error:  # noqa: BLE001 - an environment may be anybody's
+        if isinstance(error, TimeoutError) and deadline.expired():  # and not one of its own
+            return Failed(key, FailureReason.DEADLINE, f"acting took more than {task.limits.seconds:g} s")
         return Failed(key, FailureReason.INFRA_ERROR, f"the environment '{task.environment}' failed: {error!r}")
     submission = Submission(
         reply=talk.reply,

@@ -10,6 +10,10 @@ from pathlib import Path
 import psutil
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (a directory of one's own is made in it)
+PUBLISHED = "cwm-rl-weights"
+"""Prefix of a learner's files of weights."""
+RECEIVED = "cwm-rl-received"
+"""Of those that came to a worker as bytes."""
 
 
 @contextmanager
@@ -27,5 +31,12 @@ def sweep(prefix: str, parent: Path) -> None:
     """Remove what processes that are gone have left."""
     for path in parent.glob(f"{prefix}-*"):
         owner = path.name.removeprefix(f"{prefix}-").partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+        if owner.isdigit() and not _lives(int(owner)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -21,7 +21,7 @@ from rollout_workers.renderer import Renderer
 from rollout_workers.sandbox.pool import Pool
 from rollout_workers.sandbox.reaper import reaping
 from rollout_workers.sandbox.select import choose
-from rollout_workers.scratch import SHARED_MEMORY, scratch
+from rollout_workers.scratch import RECEIVED, SHARED_MEMORY, scratch
 from rollout_workers.trajectory import Episode, EpisodeKey, Failed
 from rollout_workers.weights import WeightsError, WeightsRef, replacing, sees
 from verifiers.combine import Combined, Part
@@ -97,7 +97,7 @@ class RolloutWorker:
         self._renderer = Renderer.load(setup.model, reasoning=config.reasoning)
         if config.engine.transport in ("auto", "ray"):
             place = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
-            self._own_files = self._stack.enter_context(scratch("cwm-rl-received", place))
+            self._own_files = self._stack.enter_context(scratch(RECEIVED, place))
         backend, chosen = await choose(
             config.sandbox.backend, image=config.sandbox.image, runtime=config.sandbox.runtime, run=setup.run
         )
@@ -163,7 +163,8 @@ class RolloutWorker:
     async def has(self, version: int) -> bool:
         """Whether it samples from `version` or a newer one. Raises EngineError where it never will."""
         self._engine.check()
-        if self._engine.version < version <= self._missed.version:
+        newer = self._offered is not None and self._offered.version > self._missed.version
+        if self._engine.version < version <= self._missed.version and not newer:
             raise EngineError(f"{self._missed.why}; nothing newer came")
         return self._engine.version >= version
 

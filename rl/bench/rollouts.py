@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
+from operator import add
 from pathlib import Path
 from random import Random
 from string import ascii_lowercase
@@ -97,12 +98,13 @@ def _prompts(streams: int) -> list[list[int]]:
 
 async def rollouts(work: Work, say: Say) -> dict[str, Any]:
     """Tokens a second of as many streams, by turns: raw vLLM on the prompts of episodes, those episodes as a worker
-    acts them, and the same with updates.
+    acts them, and the same with updates. All in this process: Ray's way to a worker is in none of them.
     """
     say(f"starting an engine on {work.shape} …")
     async with _served(work.shape, work.streams) as (engine, weights):
         renderer, versions = Renderer.load(str(weights.parent)), count(1)
         tasks = [_task(prompt, work.tokens) for prompt in _prompts(work.streams)]
+        prompts = {task.id: renderer.prompt(task.messages) for task in tasks}
 
         async def streams(sample: Callable[[Task], Awaitable[object]]) -> None:
             async def one(task: Task) -> None:
@@ -117,7 +119,7 @@ async def rollouts(work: Work, say: Say) -> dict[str, Any]:
                 raise EngineError(f"an episode of the benchmark came to nothing: {found}")
 
         kinds: dict[str, Callable[[], Awaitable[object]]] = {
-            "raw": lambda: streams(lambda task: _raw(engine, renderer.prompt(task.messages), work.tokens)),
+            "raw": lambda: streams(lambda task: _raw(engine, prompts[task.id], work.tokens)),
             "ours": lambda: streams(acted),
         }
         kinds["updated"] = lambda: _updated(kinds["ours"], engine, weights, versions, work.update_every)
@@ -145,7 +147,7 @@ async def rollouts(work: Work, say: Say) -> dict[str, Any]:
 
 
 async def _raw(engine: Engine, prompt: Sequence[int], tokens: int) -> None:
-    """As anybody uses AsyncLLM: nothing of ours, log-probabilities of what was sampled included."""
+    """AsyncLLM at its best: nothing of ours, log-probabilities of what was sampled in their quicker form."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -153,6 +155,7 @@ async def _raw(engine: Engine, prompt: Sequence[int], tokens: int) -> None:
         temperature=1.0,
         max_tokens=tokens,
         logprobs=0,
+        flat_logprobs=True,
         detokenize=False,
         ignore_eos=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
@@ -185,7 +188,8 @@ async def _updated(
 async def weights(work: Updates, say: Say) -> dict[str, Any]:
     """Milliseconds of an update under running requests, from the learner's step to sampling by what came of it.
 
-    `paused_ms` of it is the pause. `released_ms` is no part of it: what the learner then pays before it can step again.
+    `paused_ms` of it is the pause. `released_ms` is no part of it: what the learner then pays before it can step again;
+    `read_ratio_with_release` is what both together take, in readings of the file.
     `read_ms` is for reading the file once, when nobody samples.
     """
     say(f"starting an engine on {work.shape} …")
@@ -230,6 +234,7 @@ async def _weights(
             "released_ms": 1000 * statistics.median(released),
             "read_ms": 1000 * statistics.median(read),
             "read_ratio": statistics.median(whole) / statistics.median(read),
+            "read_ratio_with_release": statistics.median(map(add, whole, released)) / statistics.median(read),
         }
     }
 

@@ -263,11 +263,14 @@ def _fleet(run: Directory) -> dict[str, Any]:
 
 
 async def _fields(request: Request) -> dict[str, str]:
-    """A form's fields; the guard has seen to the length. What is no form has none."""
+    """A form's fields; the guard has seen to the length. What is no form of ours has none."""
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         return {}
     body = (await request.body()).decode("utf-8", "replace")
-    return {name: values[0] for name, values in parse_qs(body, max_num_fields=20).items()}
+    try:
+        return {name: values[0] for name, values in parse_qs(body, max_num_fields=20).items()}
+    except ValueError:  # more fields
+        return {}
 
 
 def _login_again(request: Request, status: int, problem: str) -> Response:

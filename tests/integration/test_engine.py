@@ -1,7 +1,10 @@
 """The engine with real weights: what it samples after an update is of the new file, and a bad file changes nothing."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
+from unittest.mock import AsyncMock
 
 import psutil
 import pytest
@@ -13,6 +16,7 @@ from rl.bench.rollouts import SHAPES
 from rl.init_model import init_model
 from rl.learner import weights
 from rollout_workers.engine import Engine, EngineConfig, EngineError
+from rollout_workers.trajectory import Completion
 from rollout_workers.weights import WeightsError, WeightsRef
 
 pytestmark = [
@@ -71,6 +75,13 @@ async def test_updates_are_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
             with pytest.raises(WeightsError, match=said):
                 await engine.swap(WeightsRef(2, str(bad)))
             await is_exactly(models[1], 1)
+        call, config = engine._llm.collective_rpc, engine._config
+        with monkeypatch.context() as slow:
+            slow.setattr(engine, "_config", config.model_copy(update={"swap_seconds": 0.1}))
+            slow.setattr(engine._llm, "collective_rpc", AsyncMock(return_value=[None]))
+            with pytest.raises(WeightsError, match=r"not loaded within 0.1 s"):
+                await engine.swap(WeightsRef(2, str(files[1])))
+        await is_exactly(models[1], 1)
 
         # Under requests that run; the third set lies as a learner writes it.
         running = [asyncio.create_task(engine.sample(PROMPT, 400)) for _ in range(3)]
@@ -85,10 +96,38 @@ async def test_updates_are_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         # One that fails in its pause: who waits for a reply is told, too, and so is who asks for one.
         running[0] = asyncio.create_task(engine.sample(PROMPT, 400))
         await asyncio.sleep(0.2)
-        call = engine._llm.collective_rpc
         monkeypatch.setattr(
             engine._llm, "collective_rpc", lambda name, *a, **b: call(name.replace("take_", "no_"), *a, **b)
         )
         for failing in (engine.swap(WeightsRef(5, str(files[1]))), running[0], engine.sample(PROMPT, 4)):
             with pytest.raises(EngineError, match="could not take weights"):
                 await asyncio.wait_for(failing, 30)
+
+
+@pytest.mark.parametrize("kv", ["keep", "recompute"])
+async def test_what_a_swap_leaves_of_the_cache(tmp_path: Path, kv: Literal["keep", "recompute"]) -> None:
+    models = [tmp_path / str(seed) for seed in range(2)]
+    for seed, model in enumerate(models):
+        init_model(SHAPES["nano"].model_copy(update={"seed": seed}), model)
+    options = {"dtype": "float32", "slots": 2, "temperature": 1.0, "stop": (), "seed": 0}
+    async with Engine.start(str(models[0]), EngineConfig(context=512, kv_cache_gib=0.1, kv=kv), **options) as engine:
+        await engine.swap(WeightsRef(0, str(models[0] / "model.safetensors")))  # the first one takes its time
+        running = [asyncio.create_task(engine.sample(PROMPT, 450)) for _ in range(2)]
+        queued = asyncio.create_task(engine.sample(PROMPT, 50))  # until the swap is over
+        await asyncio.sleep(0.2)
+        await engine.swap(WeightsRef(1, str(models[1] / "model.safetensors")))
+
+        def gaps(completions: Sequence[Completion]) -> dict[int, float]:
+            """By version, to transformers with the weights of that version all along."""
+            tokens, found, at = tuple(token for one in completions for token in one.tokens), {}, 0
+            for one in completions:
+                own = logprobs_of(models[one.version], tokens)[at : at + len(one.tokens)]
+                found[one.version] = (own - torch.tensor(one.logprobs)).abs().max().item() if one.tokens else 0.0
+                at += len(one.tokens)
+            return found
+
+        for reply in running:
+            seen = gaps((await reply).completions)
+            assert seen.keys() == {0, 1} and seen[0] < 1e-4
+            assert (seen[1] < 1e-4) == (kv == "recompute"), "keys and values before the swap are of the old weights"
+        assert gaps((await queued).completions)[1] < 1e-4

@@ -218,6 +218,16 @@ async def test_an_environment_that_raises_is_ours(renderer: Renderer) -> None:
     assert result.detail.startswith("the environment 'code' failed: ValueError(")
 
 
+async def test_an_environment_that_gives_up_waiting_is_ours(renderer: Renderer) -> None:
+    class Silent:
+        def open(self, spec: object = None) -> _Dying:
+            raise TimeoutError("its service did not answer")
+
+    result = await run_episode(KEY, code_task(), ScriptedSampler(said(renderer, WRONG)), renderer, Silent())
+    assert isinstance(result, Failed) and result.reason is FailureReason.INFRA_ERROR
+    assert "its service did not answer" in result.detail
+
+
 async def test_an_engine_that_fails_is_no_matter_of_the_environment(renderer: Renderer) -> None:
     class Dead:
         async def sample(self, prompt: Sequence[int], max_tokens: int) -> Sampled:

@@ -70,6 +70,8 @@ def test_a_reader_reads_and_an_operator_stops(client: TestClient, tmp_path: Path
 def test_a_browser_logs_in_and_out(client: TestClient) -> None:
     wrong = client.post("/login", data={"token": "nonsense"}, headers={"Origin": HERE})
     assert wrong.status_code == 403 and "set-cookie" not in wrong.headers
+    many = client.post("/login", data={str(n): "x" for n in range(30)}, headers={"Origin": HERE})
+    assert many.status_code == 403 and "no token of this service" in many.text
     right = client.post("/login", data={"token": READ}, headers={"Origin": HERE})
     cookie = right.headers["set-cookie"].lower()
     assert right.status_code == 303 and "httponly" in cookie and "samesite=strict" in cookie

@@ -12,12 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rollout_workers.scratch import PUBLISHED, SHARED_MEMORY
+
 pytestmark = pytest.mark.slow
 DRIVER = """
 import subprocess, sys, time
 from pathlib import Path
 from rl.watchdog import watched
-with watched(Path(sys.argv[1]), Path(sys.argv[1]).parent / "logs", "gone without a word"):
+from rollout_workers.scratch import PUBLISHED, SHARED_MEMORY, scratch
+place = Path(sys.argv[1])
+with scratch(PUBLISHED, SHARED_MEMORY), watched(place, place.parent / "logs", "gone without a word"):
     below = subprocess.Popen(["sleep", "300"], start_new_session=True)
     time.sleep(2.5)  # longer than the watchdog looks away
     print(below.pid, flush=True)
@@ -44,9 +48,13 @@ def _driver(scratch: Path, how: str) -> Iterator[tuple["subprocess.Popen[str]", 
                 os.kill(below, signal.SIGKILL)
 
 
-def _assert_gone(pid: int, scratch: Path) -> None:
+def _assert_gone(driver: int, pid: int, scratch: Path) -> None:
     deadline = time.monotonic() + 15
-    while (psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie") or scratch.exists():
+    while (
+        (psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie")
+        or scratch.exists()
+        or list(SHARED_MEMORY.glob(f"{PUBLISHED}-{driver}-*"))
+    ):
         assert time.monotonic() < deadline, "the watchdog left something"
         time.sleep(0.1)
 
@@ -55,7 +63,7 @@ def test_a_killed_driver_leaves_nothing_but_last_words_and_logs(tmp_path: Path) 
     with _driver(tmp_path / "scratch", "killed") as (driver, below):
         driver.send_signal(signal.SIGKILL)
         driver.wait(10)
-        _assert_gone(below, tmp_path / "scratch")
+        _assert_gone(driver.pid, below, tmp_path / "scratch")
     assert (tmp_path / "said").read_text() == "gone without a word\n"
     assert (tmp_path / "logs" / "worker-1.err").read_text() == "what it printed"
 
@@ -63,6 +71,6 @@ def test_a_killed_driver_leaves_nothing_but_last_words_and_logs(tmp_path: Path) 
 def test_neither_does_one_that_ends(tmp_path: Path) -> None:
     with _driver(tmp_path / "scratch", "ends") as (driver, below):
         assert driver.wait(30) == 0
-        _assert_gone(below, tmp_path / "scratch")
+        _assert_gone(driver.pid, below, tmp_path / "scratch")
     assert (tmp_path / "said").read_text() == ""
     assert (tmp_path / "logs" / "worker-1.err").exists()

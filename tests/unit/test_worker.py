@@ -156,6 +156,22 @@ async def test_who_waits_for_weights_that_cannot_be_taken_is_told(
     assert await worker.has(1)
 
 
+async def test_who_waits_for_weights_that_cannot_be_taken_gets_newer_ones(
+    started: tuple[RolloutWorker, FakeEngine],
+) -> None:
+    worker, engine = started
+    engine.refuses = {1}
+    engine.gate.clear()
+    waiting = asyncio.create_task(worker.sample(KEY, task_of(), version=1))
+    for version in (1, 2):
+        await worker.offer(WeightsRef(version, str(version)))
+        await asyncio.sleep(0.01)
+    engine.gate.set()
+    async with asyncio.timeout(SECONDS):
+        assert isinstance(found := await waiting, Episode) and found.versions == (2,)
+    assert engine.swaps == [1, 2]
+
+
 async def test_who_waits_for_weights_that_killed_the_engine_is_told(started: tuple[RolloutWorker, FakeEngine]) -> None:
     worker, engine = started
     engine.dies_of = 1
