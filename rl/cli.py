@@ -304,7 +304,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from rl import closing, config, prepare
+    from rl import config, prepare
+    from rl.reports import closing
 
     settings = config.changed(prepare.stored_config(options.run), options.set)
     if words := closing.finished(options.run, settings.run.steps):
@@ -314,7 +315,7 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _execute(settings: Any, directory: Path | None) -> int:
-    from rl import closing
+    from rl.reports import closing
 
     done = _run(settings, directory)
     if done is None:
@@ -348,7 +349,8 @@ def _study_lag(options: argparse.Namespace) -> int:
 
 def _run(settings: Any, directory: Path | None) -> tuple[Path, dict[str, Any]] | None:
     """Take a run to its end: its directory and report, or None where it was interrupted."""
-    from rl import cluster, plan, prepare, run
+    from rl import cluster, plan, prepare
+    from rl.driver import run
     from rl.interrupts import run_interruptible
     from rollout_workers.renderer import Renderer
 
@@ -376,7 +378,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from rl import explain
+    from rl.reports import explain
 
     found = explain.explain(options.run)
     print(json.dumps(found, indent=2) if options.json else explain.in_words(found))
@@ -394,11 +396,12 @@ def _init_model(options: argparse.Namespace) -> int:
 
 
 def _sft(options: argparse.Namespace) -> int:
-    from rl import config, sft
-    from rl.sft_config import SftConfig
+    from rl import config
+    from rl.sft import stage as sft
+    from rl.sft.config import SftConfig
 
     if options.config is not None:
-        from rl.warm_start import prepare
+        from rl.sft.warm_start import prepare
 
         if options.model or options.data or options.column:
             raise config.ConfigError("sft takes a configuration, or --model and --data, not both")
@@ -426,7 +429,8 @@ def _tree(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from rl import evaluation_plan, evaluation_run
+    from rl.evaluation import plan as evaluation_plan
+    from rl.evaluation import run as evaluation_run
     from rl.interrupts import run_interruptible
 
     evaluation = evaluation_plan.prepare(

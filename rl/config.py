@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rl.init_model import InitModel
-from rl.sft_config import Beta, SftConfig
+from rl.sft.config import Beta, SftConfig
 from rl.tasks.files import FileSource
 from rl.tasks.generated import GeneratedSource
 from rl.tasks.stream import MixtureStage, SoftTokens

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl import closing
 from rl.config import Config, ConfigError, changed
+from rl.reports import closing
 from rollout_workers.weights import replacing
 
 CONTROLS: Mapping[str, Sequence[str]] = {

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from rl import warm_start
 from rl.config import Config, PartConfig, validated
 from rl.init_model import init_model
 from rl.ledger import Ledger
 from rl.progress import Say
+from rl.sft import warm_start
 from rl.tasks.files import load
 from rl.tasks.stream import FilePool, GeneratedPool, Pool
 from rollout_workers import environments

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rl.ledger import LedgerError, Reader, Step
-from rl.pages import ago, number, visible
-from rl.series import mapping
+from rl.reports.pages import ago, number, visible
+from rl.reports.series import mapping
 from rl.service import models, runs
 from rl.service.history import Histories
 

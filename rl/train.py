@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from rl.inbox import Batch
+from rl.driver.inbox import Batch
 
 
 class Steps(Protocol):
-    """What the loop needs of a run; see `rl.run.Run`."""
+    """What the loop needs of a run; see `rl.driver.run.Run`."""
 
     def remaining(self) -> Iterator[int]:
         """Steps still to take."""
@@ -43,7 +43,7 @@ async def train(run: Steps) -> None:
     │     commit; publish π_θ                               a mailbox: the newest wins            │
     └─────────────────────────────────────────────────────────────────────────────────────────────┘
 
-    Meanwhile `rl.rollouts` keeps the workers' slots full; new weights enter inside running episodes.
+    Meanwhile `rl.driver.rollouts` keeps the workers' slots full; new weights enter inside running episodes.
     """
     await run.publish()
     for step in run.remaining():

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
 
-from rl import prepare, run
+from rl import prepare
 from rl.bench.rollouts import SHAPES
 from rl.config import Config, validated
-from rl.inbox import Batch
+from rl.driver import run
+from rl.driver.inbox import Batch
+from rl.driver.rollouts import Rollouts
 from rl.ledger import Reader
 from rl.progress import Say
-from rl.rollouts import Rollouts
 from rollout_workers.environments import Left
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Limits, Message, Submission, Task

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from rl.evaluate import Sample, write
+from rl.evaluation.evaluate import Sample, write
 from rl.ledger import Ledger, codec
 from rl.ledger.lives import summary
 from rl.ledger.schema import connect_writer

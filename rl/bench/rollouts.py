@@ -17,10 +17,10 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file
 
+from rl.driver.publisher import WeightsDirectory
 from rl.init_model import InitModel, init_model
 from rl.learner.weights import Outbox
 from rl.progress import Say
-from rl.publisher import WeightsDirectory
 from rollout_workers.engine import Engine, EngineConfig, EngineError
 from rollout_workers.episode import run_episode
 from rollout_workers.renderer import Renderer

@@ -206,8 +206,8 @@ class Learner:
         """For every version: max |log π_learner − recorded| over tokens sampled under it, and how many tokens.
 
         `files` hold the weights of the versions in `rows`, in that order, or are their bytes. `rows` must have been
-        sampled so that the comparison is exact (see `rl.exactness`). Ends this learner's use: its weights are replaced
-        by the last version's.
+        sampled so that the comparison is exact (see `rl.learner.exactness`). Ends this learner's use: its weights are
+        replaced by the last version's.
         """
         self._outbox.release()
         found = {}

@@ -1,4 +1,1 @@
-"""Status over HTTP, first form: the runs below a directory, read from their ledgers, on loopback only.
-
-A run may be going on, finished or dead; nothing here writes to it. Pages and JSON say the same (`models`).
-"""
+"""The service: pages, JSON and live events of the runs below a directory; who may operate starts and stops them."""

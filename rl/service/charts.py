@@ -16,8 +16,8 @@ from statistics import fmean
 from markupsafe import Markup, escape
 
 from rl.ledger import Step
-from rl.pages import number, visible
-from rl.series import in_order, mapping
+from rl.reports.pages import number, visible
+from rl.reports.series import in_order, mapping
 
 POINTS = 150
 """A line has so many at most; a point of a longer run is the mean of its steps."""

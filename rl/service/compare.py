@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 
-from rl import evaluate
-from rl.series import EVALUATIONS, in_order
+from rl.evaluation import evaluate
+from rl.reports.series import EVALUATIONS, in_order
 from rl.service import models, runs
 
 _SHOWN = 200

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlencode
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from rl import pages
 from rl.ledger import Fault, Reader, State, Step
+from rl.reports import pages
 from rl.service import charts, compare, models, runs
 from rl.service.api import tokens_of
 from rl.service.auth import COOKIE

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from rl import config, pulse
+from rl import config
+from rl.driver import pulse
 from rl.ledger import Reader
 from rl.ledger.schema import FILE, is_held
 from rl.service import models, runs

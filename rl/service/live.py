@@ -19,8 +19,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from rl.driver.pulse import FILE as PULSE
 from rl.ledger import LedgerError, Reader, schema
-from rl.pulse import FILE as PULSE
 from rl.service import runs
 
 LOOK_SECONDS: Final = 0.2

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from rl.ledger import LedgerError, Reader
-from rl.pages import visible
+from rl.reports.pages import visible
 from rl.service import runs
 from rl.service.live import Hub
 

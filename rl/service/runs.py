@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl import pulse
+from rl.driver import pulse
+from rl.driver.pulse import Phase, Pulse
 from rl.ledger import Counts, LedgerError, Reader, Record, State, Step
 from rl.ledger.schema import FILE
-from rl.pulse import Phase, Pulse
-from rl.series import mapping, read_object
+from rl.reports.series import mapping, read_object
 from rl.service import models
 from rollout_workers.trajectory import Completion, Episode, EpisodeKey, Segment
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rl.series import mapping, read_object
+from rl.reports.series import mapping, read_object
 
 _KEPT = 4
 _FILE = "tokenizer.json"

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from launch import CONFIG, ROOT, cwm_rl, gone, report_of
 
-from rl import pulse
+from rl.driver import pulse
+from rl.driver.pulse import Phase
 from rl.ledger.audit import audit
-from rl.pulse import Phase
 
 pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from launch import cwm_rl, gone
 
-from rl import evaluate
+from rl.evaluation import evaluate
 from rl.init_model import InitModel, init_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]

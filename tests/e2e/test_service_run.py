@@ -18,8 +18,8 @@ from launch import ROOT, gone
 from pages import chromium, look_over, tab
 from playwright.sync_api import Browser, Page, expect
 
-from rl import pulse
 from rl.bench import history
+from rl.driver import pulse
 from rl.ledger.audit import audit
 
 pytestmark = [pytest.mark.slow, pytest.mark.required, pytest.mark.timeout(600)]

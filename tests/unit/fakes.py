@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.config import Config, override, validated
-from rl.fleet import Worker
+from rl.driver.fleet import Worker
 from rl.init_model import InitModel, init_model
 from rl.ledger import Ledger
 from rollout_workers.engine import Sampled

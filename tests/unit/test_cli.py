@@ -16,12 +16,12 @@ from plain_sandbox import PlainSandboxes
 
 from rl import images
 from rl.cli import main
-from rl.closing import finished
 from rl.config import load
-from rl.inbox import Batch
+from rl.driver.inbox import Batch
 from rl.ledger import Ledger
 from rl.prepare import create, load_tasks, stored_config
-from rl.report import batch_stats, build
+from rl.reports.closing import finished
+from rl.reports.report import batch_stats, build
 from rollout_workers.sandbox import select, selftest
 from verifiers.errors import UserError
 

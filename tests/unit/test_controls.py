@@ -11,9 +11,9 @@ from fakes import closed_group, config_of, new_ledger
 from rl.algorithm.controls import shuffled
 from rl.config import Config, ConfigError
 from rl.controls import run_controls
-from rl.inbox import Batch, Inbox
+from rl.driver.inbox import Batch, Inbox
 from rl.ledger import Ledger
-from rl.report import batch_stats, build
+from rl.reports.report import batch_stats, build
 from rollout_workers.trajectory import Group
 
 LEARNED = {"entropy": 5.5, "kl_k3": 0.01, "clip_fraction": 0.0, "grad_norm": 0.25}

@@ -10,9 +10,9 @@ import pytest
 from fakes import closed_group, new_ledger
 from PIL import Image
 
-from rl import curves, series
-from rl.evaluate import Sample, write
+from rl.evaluation.evaluate import Sample, write
 from rl.ledger import Ledger
+from rl.reports import curves, series
 
 STATS = {"entropy": 1.5, "grad_norm": 0.25, "lag_by_token": {"0": 4, "2": 2}}
 SHARE = {"pass@1": 0.5, "low": 0.4, "high": 0.6, "tasks": 90}

@@ -17,7 +17,8 @@ from fakes import Act, FakeFleet, task_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.evaluate import (
+from rl.driver.fleet import WorkerLost
+from rl.evaluation.evaluate import (
     HeldOut,
     Sample,
     evaluate,
@@ -30,8 +31,7 @@ from rl.evaluate import (
     table,
     write,
 )
-from rl.fleet import WorkerLost
-from rl.reading import of_one
+from rl.evaluation.reading import of_one
 from rl.tasks.generated import GeneratedSource
 from rollout_workers.trajectory import (
     Completion,

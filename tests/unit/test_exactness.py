@@ -2,7 +2,7 @@
 
 import pytest
 
-from rl.exactness import Gap, exact_rows, summarise
+from rl.learner.exactness import Gap, exact_rows, summarise
 from rollout_workers.trajectory import Completion, Context, Episode, EpisodeKey, Segment, StopReason, Trajectory
 from verifiers.task import Submission
 

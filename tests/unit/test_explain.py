@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rl import cli
-from rl.explain import explain
+from rl.reports.explain import explain
 
 
 def run(*words: str) -> object:

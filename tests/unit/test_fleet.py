@@ -8,7 +8,7 @@ import pytest
 from fakes import config_of, episode_of, task_of
 
 from rl.cluster import ActorLost
-from rl.fleet import Fleet, FleetError, WorkerLost
+from rl.driver.fleet import Fleet, FleetError, WorkerLost
 from rollout_workers.trajectory import EpisodeKey
 from rollout_workers.weights import WeightsRef, sees
 from rollout_workers.worker import WorkerSetup, WorkerStatus

@@ -12,7 +12,7 @@ from plain_sandbox import PlainSandboxes
 from play import played, replies
 from pydantic import ValidationError
 
-from rl.evaluate import held_out
+from rl.evaluation.evaluate import held_out
 from rl.tasks.files import LimitsOverride
 from rl.tasks.generated import HELD_OUT, GeneratedSource
 from rl.tasks.generators import GENERATORS, Problem

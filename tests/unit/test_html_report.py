@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from fakes import closed_group, new_ledger
 
-from rl.html_report import FILE, write
+from rl.evaluation.reading import WorthReading
 from rl.ledger import Ledger, LedgerError
-from rl.reading import WorthReading
+from rl.reports.html import FILE, write
 from verifiers.task import Message
 
 ATTACK = "</pre><script>alert(1)</script><img src=x onerror=alert(1)> \x1b[31mred \u202eback\x00\ud800"

@@ -8,7 +8,7 @@ import pytest
 from fakes import closed_group, new_ledger
 
 from rl.config import AlgorithmConfig
-from rl.inbox import Inbox, NothingToLearn
+from rl.driver.inbox import Inbox, NothingToLearn
 from rl.ledger import DropReason, Ledger, Reader, State
 from rollout_workers.trajectory import Group
 

@@ -10,9 +10,9 @@ import pytest
 from fakes import new_ledger
 
 from rl import progress
+from rl.driver.live import Live
+from rl.driver.waits import Waits
 from rl.ledger import Ledger
-from rl.live import Live
-from rl.waits import Waits
 
 STATS: dict[str, Any] = {"reward": {}, "episodes": 1, "lag_max": 0, "entropy": 1.0, "grad_norm": 1.0}
 

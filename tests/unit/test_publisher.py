@@ -12,7 +12,7 @@ import pytest
 from fakes import config_of
 
 from rl.config import ConfigError
-from rl.publisher import Files, ObjectStore, Transport, WeightsDirectory, opened
+from rl.driver.publisher import Files, ObjectStore, Transport, WeightsDirectory, opened
 from rollout_workers.scratch import scratch
 from rollout_workers.weights import sees
 

@@ -11,13 +11,13 @@ import pytest
 from fakes import new_ledger
 from starlette.testclient import TestClient
 
-from rl import pulse
-from rl.heart import Heart
+from rl.driver import pulse
+from rl.driver.heart import Heart
+from rl.driver.pulse import Phase
+from rl.driver.waits import Overdue, Waits
 from rl.ledger import Ledger, Reader
-from rl.pulse import Phase
 from rl.service import runs
 from rl.service.app import create_app
-from rl.waits import Overdue, Waits
 
 
 @pytest.fixture

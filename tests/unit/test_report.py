@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from fakes import closed_group, new_ledger
 
-from rl.exactness import Gap
-from rl.inbox import Batch
+from rl.driver.inbox import Batch
+from rl.learner.exactness import Gap
 from rl.ledger import DropReason, Ledger
-from rl.report import batch_stats, build, in_words, peak_rss_bytes, spent, step_line
+from rl.reports.report import batch_stats, build, in_words, peak_rss_bytes, spent, step_line
 
 LEARNED = {"entropy": 5.5, "kl_k3": 0.01, "clip_fraction": 0.0, "grad_norm": 0.25}
 

@@ -10,11 +10,11 @@ import pytest
 from fakes import Act, FakeFleet, closed_group, config_of, episode_of, task_of
 
 from rl.config import Config
-from rl.fleet import WorkerLost
-from rl.inbox import Inbox
+from rl.driver.fleet import WorkerLost
+from rl.driver.inbox import Inbox
+from rl.driver.rollouts import Rollouts
 from rl.ledger import DropReason, Ledger, Reader, State
 from rl.ledger.audit import audit
-from rl.rollouts import Rollouts
 from rollout_workers.trajectory import Episode, EpisodeKey, Failed, FailureReason, Group
 from verifiers.task import Task
 from verifiers.verdict import Outcome, Verdict

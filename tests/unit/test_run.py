@@ -9,16 +9,16 @@ import pytest
 from fakes import closed_group, config_of, new_ledger, tiny_model
 
 from rl.config import AlgorithmConfig, LearnerConfig
-from rl.evaluation_plan import deadline
-from rl.inbox import Batch, Inbox
+from rl.driver.inbox import Batch, Inbox
+from rl.driver.live import Live
+from rl.driver.run import Run, fall_back
+from rl.driver.waits import Waits
+from rl.evaluation.plan import deadline
 from rl.learner.checkpoint import path_of
 from rl.learner.learner import Learner, LearnerSetup, StepRefused
 from rl.ledger import DropReason, Ledger, Reader, State
-from rl.live import Live
 from rl.prepare import RunError
-from rl.run import Run, fall_back
 from rl.train import train
-from rl.waits import Waits
 
 STATS = {"entropy": 1.0, "grad_norm": 1.0}
 
@@ -118,7 +118,7 @@ def test_no_step_begins_after_its_time(run: Run, monkeypatch: pytest.MonkeyPatch
     run.say = said.append
     run.config = config_of("run.steps=9", "run.seconds=10")
     now = iter((100.0, 100.0, 109.0, 111.0))
-    monkeypatch.setattr("rl.run.time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr("rl.driver.run.time", SimpleNamespace(monotonic=lambda: next(now)))
     assert list(run.remaining()) == [1, 2]
     assert said == [f"ended after 10 s (run.seconds), 2 of 9 steps; cwm-rl resume {run.directory} goes on"]
 

@@ -20,10 +20,10 @@ from rl.learner import model as policy
 from rl.learner.muon import Muon, orthogonal
 from rl.learner.packing import MicroBatch, Row, pack
 from rl.learner.replicas import Replicas
-from rl.sft import SftError, SftInterrupted, Stage, from_file, train, warm_start
-from rl.sft_config import SftConfig
-from rl.sft_data import CHUNK, Cursor, NothingFits, batches, demonstration_row
-from rl.sft_trainer import SftFailed, partial_of
+from rl.sft.config import SftConfig
+from rl.sft.data import CHUNK, Cursor, NothingFits, batches, demonstration_row
+from rl.sft.stage import SftError, SftInterrupted, Stage, from_file, train, warm_start
+from rl.sft.trainer import SftFailed, partial_of
 from rl.tasks.conversations import Shuffled, read
 from rollout_workers.clock import Clock
 from rollout_workers.renderer import Renderer

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from rl.waits import Overdue, Waits
+from rl.driver.waits import Overdue, Waits
 
 
 async def test_a_wait_that_lasts_too_long_is_named() -> None:

@@ -9,9 +9,9 @@ import pytest
 from fakes import TINY
 
 from rl.cli import main
-from rl.sft import SftError
+from rl.sft.stage import SftError
+from rl.sft.warm_start import Demonstrations
 from rl.tasks.generated import GeneratedSource
-from rl.warm_start import Demonstrations
 from verifiers.task import Message
 
 SOURCES = (

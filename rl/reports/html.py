@@ -8,10 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rl import curves, pages, series
-from rl.pages import number
-from rl.reading import WorthReading
-from rl.report import in_words
+from rl.evaluation.reading import WorthReading
+from rl.reports import curves, pages, series
+from rl.reports.pages import number
+from rl.reports.report import in_words
 from rollout_workers.weights import replacing
 
 FILE = "report.html"

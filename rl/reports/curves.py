@@ -16,7 +16,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from matplotlib.typing import HashableList
 
-from rl.series import EVALUATIONS, USUAL, Curves, Points
+from rl.reports.series import EVALUATIONS, USUAL, Curves, Points
 
 _SURFACE, _INK, _MUTED, _GRID = "#ffffff", "#1f2328", "#59636e", "#dde2e7"
 _SERIES = ("#0072b2", "#d55e00", "#009e73", "#b3589a", "#c98a00", "#3b9dd6", "#7a6a00", "#6b5bd0")

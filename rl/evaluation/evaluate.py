@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
 
-from rl.fleet import Fleet, Worker, WorkerLost
+from rl.driver.fleet import Fleet, Worker, WorkerLost
 from rl.tasks.generated import GeneratedSource
 from rollout_workers.trajectory import Episode, EpisodeKey, FailureReason
 from rollout_workers.weights import replacing

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rl import evaluate
+from rl.evaluation import evaluate
 from rl.ledger import Reader, Step
 
 Points = tuple[tuple[int, float], ...]
@@ -32,7 +32,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """What `rl.curves` draws."""
+    """What `rl.reports.curves` draws."""
 
     run: str
     steps: int

@@ -1,4 +1,4 @@
-"""The driver's side of `rl.pulse`: it beats, asks the actors how they are, and hears a request to end."""
+"""The driver's side of `rl.driver.pulse`: it beats, asks the actors how they are, and hears a request to end."""
 
 import asyncio
 import os
@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from rl.fleet import Fleet, Worker
-from rl.pulse import FILE, STOP, Actor, Phase, Pulse, Wait, host
-from rl.waits import Waits
+from rl.driver.fleet import Fleet, Worker
+from rl.driver.pulse import FILE, STOP, Actor, Phase, Pulse, Wait, host
+from rl.driver.waits import Waits
 from rollout_workers.worker import WorkerStatus
 
 _BEAT_SECONDS = 1.0

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rl.evaluate import Sample
-from rl.pages import visible
+from rl.evaluation.evaluate import Sample
+from rl.reports.pages import visible
 from verifiers.task import Message
 
 _EACH = 2

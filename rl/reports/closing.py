@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from rl import curves, evaluate, html_report, reading, report, series
+from rl.evaluation import evaluate, reading
 from rl.ledger import Reader
+from rl.reports import curves, report, series
+from rl.reports import html as html_report
 
 PICTURE: Final = "curves.png"
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from rl.algorithm.staleness import capacity
 from rl.config import Config
-from rl.fleet import Fleet, Worker, WorkerLost
-from rl.inbox import Inbox
+from rl.driver.fleet import Fleet, Worker, WorkerLost
+from rl.driver.inbox import Inbox
 from rl.ledger.states import DropReason
 from rl.ledger.writer import Ledger
 from rollout_workers.trajectory import Episode, EpisodeKey, FailureReason

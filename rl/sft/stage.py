@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 
 from rl.init_model import InitModel, init_model
 from rl.progress import Say
-from rl.sft_config import SftConfig
-from rl.sft_data import Conversations
-from rl.sft_trainer import RECORD, SftError, SftFailed, SftInterrupted, Stage, Trainer, partial_of, threads
+from rl.sft.config import SftConfig
+from rl.sft.data import Conversations
+from rl.sft.trainer import RECORD, SftError, SftFailed, SftInterrupted, Stage, Trainer, partial_of, threads
 from rl.tasks.conversations import Shuffled, read
 from rollout_workers.renderer import Renderer
 from rollout_workers.weights import WeightsError, WeightsRef

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from rl import report
+from rl.driver.waits import Waits
 from rl.ledger.writer import Ledger
 from rl.progress import Say, progress
-from rl.waits import Waits
+from rl.reports import report
 
 _LOOK_SECONDS = 1.0
 _WINDOW = 5

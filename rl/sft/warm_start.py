@@ -8,7 +8,7 @@ from typing import Any
 from rl.config import Config
 from rl.init_model import pieces
 from rl.progress import Say
-from rl.sft import SftError, warm_start
+from rl.sft.stage import SftError, warm_start
 from rl.tasks.generated import GeneratedSource
 from verifiers.task import Message
 
@@ -68,7 +68,7 @@ class Demonstrations:
 def prepare(config: Config, say: Say, out: Path | None = None) -> Path:
     """The model that a run of this configuration starts from, made, gone on with, or there already; or made at `out`.
 
-    Raises SftError, also where the configuration has no warm start; and what `rl.sft.warm_start` raises.
+    Raises SftError, also where the configuration has no warm start; and what `rl.sft.stage.warm_start` raises.
     """
     if config.warm_start is None:
         raise SftError("the configuration has no [warm_start]: add one, or give --model and --data")

@@ -10,10 +10,10 @@ from typing import Any
 
 import psutil
 
-from rl import evaluate
 from rl.algorithm.staleness import lag
-from rl.exactness import Gap
-from rl.inbox import Batch
+from rl.driver.inbox import Batch
+from rl.evaluation import evaluate
+from rl.learner.exactness import Gap
 from rl.ledger import DropReason, Reader
 from rollout_workers.trajectory import Scored
 

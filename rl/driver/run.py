@@ -9,25 +9,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rl import cluster, evaluate, exactness, publisher, report, trackers
+from rl import cluster, trackers
 from rl.cluster import Actor
 from rl.config import Config
-from rl.evaluation_plan import deadline
-from rl.fleet import Fleet
-from rl.heart import Heart
-from rl.inbox import Batch, Inbox
-from rl.learner import checkpoint
+from rl.driver import publisher
+from rl.driver.fleet import Fleet
+from rl.driver.heart import Heart
+from rl.driver.inbox import Batch, Inbox
+from rl.driver.live import Live
+from rl.driver.publisher import Transport
+from rl.driver.rollouts import Rollouts
+from rl.driver.waits import Waits
+from rl.evaluation import evaluate
+from rl.evaluation.plan import deadline
+from rl.learner import checkpoint, exactness
 from rl.learner.learner import Learner, LearnerSetup, StepRefused
 from rl.learner.packing import Row
 from rl.ledger import DropReason, Ledger, Reader
-from rl.live import Live
 from rl.prepare import RunError, base_model, recipe, store, warm_start_seconds
 from rl.progress import Say
-from rl.publisher import Transport
-from rl.rollouts import Rollouts
+from rl.reports import report
 from rl.tasks.stream import Pool, softened, stream
 from rl.train import train
-from rl.waits import Waits
 from rollout_workers.renderer import Renderer
 from rollout_workers.weights import replacing
 from rollout_workers.worker import WorkerSetup

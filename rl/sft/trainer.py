@@ -20,8 +20,8 @@ from rl.learner.optimisers import optimisers
 from rl.learner.packing import MicroBatch, Row
 from rl.learner.replicas import Replicas
 from rl.progress import Say, progress
-from rl.sft_config import SftConfig
-from rl.sft_data import Conversations, Cursor, batches
+from rl.sft.config import SftConfig
+from rl.sft.data import Conversations, Cursor, batches
 from rollout_workers.clock import Clock
 from rollout_workers.renderer import Renderer
 from verifiers.errors import UserError

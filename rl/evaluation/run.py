@@ -11,14 +11,15 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Final
 
-from rl import cluster, evaluate, reading
-from rl.evaluate import Sample
-from rl.evaluation_plan import Evaluation, EvaluationError, deadline
-from rl.fleet import Fleet
-from rl.live import shown
+from rl import cluster
+from rl.driver.fleet import Fleet
+from rl.driver.live import shown
+from rl.driver.waits import Waits
+from rl.evaluation import evaluate, reading
+from rl.evaluation.evaluate import Sample
+from rl.evaluation.plan import Evaluation, EvaluationError, deadline
 from rl.prepare import recipe
 from rl.progress import Say
-from rl.waits import Waits
 from rollout_workers.engine import EngineError
 from rollout_workers.scratch import scratch
 from rollout_workers.worker import WorkerSetup
@@ -37,7 +38,7 @@ class _Faults:
     told: list[str] = field(default_factory=list)
 
     def fault(self, actor: str, kind: str, detail: str) -> None:
-        """See `rl.fleet.Faults`."""
+        """See `rl.driver.fleet.Faults`."""
         self.told.append(f"{actor}: {kind}: {detail}")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from rl.cluster import Actor, PushClient
 from rl.config import Config, ConfigError
-from rl.fleet import Fleet
+from rl.driver.fleet import Fleet
 from rollout_workers.scratch import PUBLISHED, SHARED_MEMORY, scratch
 from rollout_workers.weights import WeightsRef
 

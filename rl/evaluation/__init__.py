@@ -1,0 +1,1 @@
+"""Held-out tasks, asked of a model: within a run and by `cwm-rl eval`."""
