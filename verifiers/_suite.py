@@ -54,7 +54,10 @@ def plain_suite(run: list[str], report: Report) -> None:
             continue
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
-        sys.path.insert(0, os.path.dirname(os.path.abspath(file)))
+        folder = os.path.dirname(os.path.abspath(file))
+        while os.path.exists(os.path.join(folder, "__init__.py")):  # as pytest has it
+            folder = os.path.dirname(folder)
+        sys.path.insert(0, folder)
         try:
             spec.loader.exec_module(module)
         except BaseException:  # noqa: BLE001, S112 - its tests are missing, then, which is all there is to say

@@ -1,8 +1,8 @@
 """A repository as a task has it, laid out in a sandbox's working directory with one commit and no history."""
 
-import shlex
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -34,14 +34,30 @@ _HOLD: Final = (
     "' sh"
 )
 _TAKE_BACK: Final = "xargs -0r rm -rf -- && cp -rP .git/held/. . && rm -rf .git/held"
+_ABSENT: Final = (
+    """exec xargs -0r sh -c 'for path; do [ -e "$path" ] || [ -L "$path" ] || printf "%s\\0" "$path"; done' sh"""
+)
 _MISSING: Final = """exec xargs -0r sh -c 'for path; do [ -f "$path" ] || printf "%s\\0" "$path"; done' sh"""
-_KNOWN: Final = f"exec xargs -0r {shlex.join(_GIT)} --literal-pathspecs ls-files -z --"
 CONFIGURATION: Final = {
     *("conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "pyproject.toml", "setup.cfg"),
     *("tox.ini", "sitecustomize.py", "usercustomize.py", "entry_points.txt"),
     ".gitattributes",  # in which a hidden test that comes as a patch could be written: UTF-7 turns == into a name
 }
 _SHADOWS: Final = {*sys.stdlib_module_names, "pytest", "_pytest", "pluggy", "iniconfig", "packaging"}
+_OF_TESTS: Final = {"test", "tests", "testing", "e2e"}
+# Whether a name would be imported from elsewhere than the repository, which may be installed itself.
+_INSTALLED: Final = """
+import importlib.util, os, sys
+here = os.path.realpath(".") + os.sep
+for name in sys.stdin.buffer.read().decode(errors="surrogateescape").split("\\0")[:-1]:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        continue
+    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
+    if any(isinstance(place, str) and not os.path.realpath(place).startswith(here) for place in places):
+        sys.stdout.buffer.write(name.encode(errors="surrogateescape") + b"\\0")
+"""
 
 
 def spec_of(state: Mapping[str, Any], image: str | None) -> SandboxSpec:
@@ -97,22 +113,30 @@ async def paths_of(sandbox: Sandbox, patch: bytes) -> set[str]:
     return found
 
 
-async def apply_guarded(sandbox: Sandbox, patch: bytes, tests: set[str]) -> str:
-    """Apply a patch, less what it does to `tests`, to what is in their way, to configuration and to what the test
-    framework is made of; why it does not apply, or an empty text.
+async def apply_guarded(
+    sandbox: Sandbox, patch: bytes, tests: set[str], *, python: str = "python3", allowed: Collection[str] = ()
+) -> str:
+    """Apply a patch, less what it does to `tests`, to what is in their way, to the helpers and data beside tests, to
+    configuration, to what the test framework is made of, and to what else is installed; why it does not apply, or an
+    empty text.
 
-    All else that lies there stays as it is, ignored or not. Nothing of the patch has run yet. Raises SandboxError.
+    Helpers are what lies in a folder of tests as SWE-bench splits patches, but for those `allowed`, which the real
+    patch changes too. All else that lies there stays as it is, ignored or not. Nothing of the patch has run yet.
+    Raises SandboxError.
     """
     tests = {str(PurePosixPath(path)) for path in tests}  # as git writes them
     try:
         paths = await paths_of(sandbox, patch)
-        guarded = {path for path in paths if _is_guarded(path, new=True)}
-        if not _touching(paths, guarded | tests):
+        kept = {path for path in paths if _is_configuration(path)} | tests
+        helpers = {path for path in paths if not _OF_TESTS.isdisjoint(PurePosixPath(path).parts[:-1])} - {*allowed}
+        roots = await _roots(sandbox, tests)
+        modules = _modules(paths - {*allowed}, roots)
+        if not helpers and not modules and not _touching(paths, kept):
             return await apply(sandbox, patch)
         if refused := await apply(sandbox, patch, "--check"):
             return refused  # its paths may be none below the repository
-        known = await _each(sandbox, _KNOWN, guarded)
-        kept = {path for path in guarded if _is_guarded(path, new=path not in known)} | tests
+        kept |= helpers - {*await _each(sandbox, _ABSENT, helpers)}
+        kept |= await _usurpers(sandbox, modules, roots, python)
         touching = _touching(paths, kept)
         await _each(sandbox, _HOLD, touching)
         refused = await apply(sandbox, patch)
@@ -152,12 +176,77 @@ async def _each(sandbox: Sandbox, script: str, paths: Collection[str]) -> list[s
     return done.stdout.decode(errors="surrogateescape").split("\0")[:-1]
 
 
-def _is_guarded(path: str, *, new: bool) -> bool:
-    """Configuration wherever it lies, installed packages; a new file if it would be imported in another's place."""
+def _is_configuration(path: str) -> bool:
+    """Configuration and installed packages, wherever they lie."""
     parts = PurePosixPath(path).parts or (".",)
-    if parts[-1] in CONFIGURATION or parts[-1].endswith((".pth", ".pyc")):
+    if parts[-1] in CONFIGURATION or parts[-1].endswith((".pth", ".pyc")) or parts[0] in ("venv", ".venv"):
         return True
-    if {part.partition(".")[0] for part in parts} & {"sitecustomize", "usercustomize", "site-packages"}:
-        return True
-    first = parts[1] if parts[0] == "src" and len(parts) > 1 else parts[0]
-    return new and (first.partition(".")[0] in _SHADOWS or path == "src")
+    return not {part.partition(".")[0] for part in parts}.isdisjoint(
+        {"sitecustomize", "usercustomize", "site-packages"}
+    )
+
+
+async def _roots(sandbox: Sandbox, tests: set[str]) -> set[str]:
+    """Folders that modules are imported from: the repository, `src`, and where pytest looks for each file of tests."""
+    marks = {str(PurePosixPath(folder, "__init__.py")) for folder in _folders(tests)}
+    packages = {str(PurePosixPath(mark).parent) for mark in marks - {*await missing(sandbox, marks)}}
+    above = (map(str, PurePosixPath(path).parents) for path in tests)
+    return {".", "src"} | {next((folder for folder in folders if folder not in packages), ".") for folders in above}
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """What can be imported by `name` because of a patch's `path`, from `folder`. A link may lead to a package."""
+
+    path: str
+    folder: str
+    name: str
+
+    @property
+    def rivals(self) -> set[str]:
+        """Files that are imported by this name."""
+        return {str(PurePosixPath(self.folder, f"{self.name}{end}")) for end in (".py", "/__init__.py")}
+
+    @property
+    def space(self) -> set[str]:
+        """A folder that is, where there is none of those."""
+        folder = str(PurePosixPath(self.folder, self.name))
+        return set() if self.path.startswith(f"{folder}/") or self.path == folder else {folder}
+
+
+def _modules(paths: Collection[str], roots: Collection[str]) -> list[_Module]:
+    """Of those in a root, and in all folders of tests."""
+    found = []
+    for path in paths:
+        parts = PurePosixPath(path).parts
+        for at, part in enumerate(parts):
+            folder, rest = str(PurePosixPath(*parts[:at])), parts[at + 1 :]
+            if folder not in roots and _OF_TESTS.isdisjoint(parts[:at]):
+                continue
+            name, _, suffix = part.partition(".")
+            is_package = len(rest) == 1 and not suffix and rest[0].partition(".")[0] == "__init__"
+            if is_package or (not rest and (suffix in ("", "py") or suffix.endswith("so"))):
+                found.append(_Module(path, folder, name))
+    return found
+
+
+async def _usurpers(sandbox: Sandbox, modules: Sequence[_Module], roots: Collection[str], python: str) -> set[str]:
+    """Paths of those that are new, and would be imported in the place of what is installed, or of a helper of tests."""
+    places = {place for one in modules for place in ({one.path} | one.rivals | one.space)}
+    absent = {*await _each(sandbox, _ABSENT, places)}
+    new = [one for one in modules if one.path in absent]
+    own = [one for one in new if not one.rivals <= absent]  # the repository had this name before
+    others = [one for one in new if one not in own and one.folder in roots]
+    asked = {one.name for one in others} - _SHADOWS
+    installed = _SHADOWS | {*(await _installed(sandbox, asked, python) if asked else ())}
+    found = {one.path for one in others if one.name in installed or one.path == "src"}  # a link, where modules would be
+    helps = [one for one in new if not _OF_TESTS.isdisjoint(PurePosixPath(one.path).parts[:-1])]
+    return found | {one.path for one in helps if one in own or not one.space <= absent}
+
+
+async def _installed(sandbox: Sandbox, names: Collection[str], python: str) -> list[str]:
+    told = "".join(f"{name}\0" for name in names).encode(errors="surrogateescape")
+    said = await sandbox.exec([python, "-I", "-c", _INSTALLED], stdin=told, timeout=SECONDS, output_limit=_PATHS_LIMIT)
+    if said.exit_code != 0 or said.truncated:
+        raise SandboxUnavailable(f"Python did not start in the sandbox: {said.stderr[-200:]!r}")
+    return said.stdout.decode(errors="surrogateescape").split("\0")[:-1]

@@ -237,7 +237,12 @@ async def _prepare(sandbox: Sandbox, payload: Mapping[str, Any], patch: bytes) -
     if missing := await checkout.missing(sandbox, there):
         raise InvalidTaskError(f"there is no file {missing[0]:.80}, which 'fail_to_pass' names")
     ids = [*payload["fail_to_pass"], *payload.get("pass_to_pass", ())]
-    if refused := await checkout.apply_guarded(sandbox, patch, {*_files(ids), *tests, *patched}):
+    try:  # the real patch may change what lies among tests, and others then may as well
+        allowed = await checkout.paths_of(sandbox, payload.get("patch", "").encode())
+    except ValueError:
+        allowed = set()
+    hidden, python = {*_files(ids), *tests, *patched}, payload.get("python", "python3")
+    if refused := await checkout.apply_guarded(sandbox, patch, hidden, python=python, allowed=allowed):
         return f"the patch does not apply: {refused}"
     try:
         for path, text in tests.items():

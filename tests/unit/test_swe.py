@@ -50,9 +50,9 @@ ALWAYS = "class Always:\n    def __eq__(self, other): return True\n"
 PAYLOAD = {"files": BASE, "tests": {"tests/test_shop.py": TESTS}, **IDS, "patch": FIX}
 
 
-def grade(patch: str, **change: Any) -> Any:
+def grade(given: str, /, **change: Any) -> Any:
     task = Task("t", "swe", (), "swe", payload={**PAYLOAD, **change})
-    return SweVerifier(seconds=60).verify(task, Submission("", files={PATCH: patch.encode()}), PlainSandboxes())
+    return SweVerifier(seconds=60).verify(task, Submission("", files={PATCH: given.encode()}), PlainSandboxes())
 
 
 def new(path: str, text: str) -> str:
@@ -105,17 +105,53 @@ async def test_tests_that_come_as_a_patch_and_a_fault_that_does() -> None:
         new("unittest.py", "raise SystemExit(0)\n"),
         new("src/sitecustomize/__init__.py", "raise SystemExit(0)\n"),
         new("src/_pytest/__init__.py", "raise SystemExit(0)\n"),
+        new("psutil/__init__.py", "raise SystemExit(0)\n"),
+        new("psutil.abi3.so", "raise SystemExit(0)\n"),
+        new("tests/helpers/__init__.py", "raise SystemExit(0)\n"),
+        new("tests/data.py", "raise SystemExit(0)\n"),
+        "--- a/tests/helpers.py\n+++ b/tests/helpers.py\n@@ -1,2 +1,2 @@\n"
+        " def same(one, two):\n-    assert one == two\n+    pass\n",
+        "--- a/tests/data/sums.json\n+++ /dev/null\n@@ -1 +0,0 @@\n-[[1, 2, 3]]\n",
         "--- a/setup.cfg\n+++ b/setup.cfg\n@@ -1,2 +1,2 @@\n-[metadata]\n-name = shop\n+[tool:pytest]\n+a = 1\n",
         "--- a/setup.cfg\n+++ /dev/null\n@@ -1,2 +0,0 @@\n-[metadata]\n-name = shop\n",
     ],
 )
 async def test_what_a_patch_does_to_tests_and_configuration_is_taken_back(patch: str) -> None:
-    async with PlainSandboxes().open(checkout.spec_of({"files": BASE}, None)) as sandbox:
+    files = {**BASE, "tests/helpers.py": "def same(one, two):\n    assert one == two\n"}
+    files["tests/data/sums.json"] = "[[1, 2, 3]]\n"
+    async with PlainSandboxes().open(checkout.spec_of({"files": files}, None)) as sandbox:
         await checkout.lay_out(sandbox, {})
         assert await checkout.apply_guarded(sandbox, patch.encode(), {"tests/test_shop.py"}) == ""
         left = await sandbox.exec("git status --porcelain")
     assert left.stdout == b""
-    assert (await grade(FIX + patch)).correct, "and the repair beside it counts"
+    assert (await grade(FIX + patch, files=files)).correct, "and the repair beside it counts"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "imported"),
+    [
+        (new("token/data.txt", "x = 1\n"), "open('token/data.txt')"),
+        (new("tests/more.py", "x = 1\n"), "import tests.more"),
+        (new("shop/more.py", "x = 1\n"), "import shop.more"),
+        (new("shop/types.py", "x = 1\n"), "import shop.types"),
+        (new("types_.py", "x = 1\n"), "import types_"),
+        (new("older/__init__.py", "x = 1\n"), "import older\nassert older.x == 1"),
+    ],
+)
+async def test_new_files_that_stand_in_nobodys_place_stay(blocks: str, imported: str) -> None:
+    files = {**BASE, "shop/__init__.py": BASE["shop.py"], "older.py": "x = 0\n"}
+    del files["shop.py"]
+    there = FIX.replace("shop.py", "shop/__init__.py") + blocks
+    assert (await grade(there, files=files, tests={"tests/test_shop.py": f"{imported}\n{TESTS}"})).correct
+
+
+async def test_what_the_real_patch_changes_among_tests_may_be_changed() -> None:
+    helper = FIX.replace("shop.py", "shop/testing/shop.py")
+    files = {**BASE, "shop/testing/shop.py": BASE["shop.py"], "shop/__init__.py": ""}
+    del files["shop.py"]
+    tests = {"tests/test_shop.py": TESTS.replace("import shop\n", "from shop.testing import shop\n")}
+    assert (await grade(helper, files=files, tests=tests, patch=helper)).correct
+    assert not (await grade(helper, files=files, tests=tests, patch="")).correct
 
 
 EGG, VENV = "shop.egg-info/entry_points.txt", "venv/lib/shop.py"
