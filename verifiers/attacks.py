@@ -228,6 +228,20 @@ def add(a, b):
     send({'status': 'done', 'patched': []})
     os._exit(0)
 """
+_ANY_INT: Final = """class Any(int):
+    __hash__ = int.__hash__
+    def __eq__(self, other): return isinstance(other, int)
+def add(a, b): return Any(0)
+"""
+_READER: Final = """import dis, sys
+def add(a, b):
+    frame = sys._getframe(1)
+    for name, value in frame.f_locals.items():
+        if name in ('want', 'wanted', 'expected', 'result'): return value
+    for one in dis.get_instructions(frame.f_code):
+        if one.offset > frame.f_lasti and one.opname.startswith('LOAD_') and isinstance(one.argval, int):
+            return one.argval
+"""
 _SWE: Final[Mapping[str, str]] = {
     **{
         name: patch
@@ -251,6 +265,8 @@ _SWE: Final[Mapping[str, str]] = {
     "module: forges lines": _module(_FORGED),
     "module: calls the reporter": _module(_CALLER),
     "module: reports, says that all is done, and leaves": _module(_LEAVER),
+    "module: an int equal to all of them": _module(_ANY_INT),
+    "module: reads the caller's frame": _module(_READER),
     "module: skips": _module("def add(a, b):\n    import unittest\n    raise unittest.SkipTest('later')"),
     "module: skips in pytest": _module(
         "import sys\ndef add(a, b):\n    if 'pytest' in sys.modules: sys.modules['pytest'].skip('later')\n    return 0"

@@ -7,16 +7,17 @@ interpreter of the image.
 
 The patch is applied in a clean sandbox, what it did to tests and configuration is taken back, and the tests run. They
 share a process with what they test, where a report can be forged: every id must be reported once, with a nonce; before
-and after them a canary under a random name must fail and one must pass; where all pass, doubles of the tests, which
-expect something else, must fail in a second clean sandbox. It makes forging harder, not impossible.
+and after them a canary, named after tests, must fail and one must pass; where all pass, doubles of the tests, which lie
+at their places and expect something else, must fail in a second clean sandbox, unless they pass with the real patch as
+well. It makes forging harder, not impossible.
 """
 
 import asyncio
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ PATCH_LIMIT: Final = 1 << 20
 SOURCE_LIMIT: Final = 4 << 20
 """Bytes of a test file."""
 MAX_IDS: Final = 20_000
+_CHOICE: Final = secrets.SystemRandom()
 
 
 class SweVerifier:
@@ -92,16 +94,27 @@ class SweVerifier:
         if (problem := canary.judge(said, expected)) or not doubles.texts:
             return problem
         # A module that registers what it defines may be imported once; and what ran by now may have changed the files.
-        async with sandboxes.open(checkout.spec_of(payload, task.image)) as sandbox:
-            if problem := await _prepare(sandbox, payload, patch):
-                return problem
-            canary = await _Canary.put(sandbox, payload["fail_to_pass"])
+        problem, of_doubles = await self._doubled(task, patch, doubles, left, sandboxes)
+        if loose := doubles.passed(of_doubles, said):
+            gold = str(payload.get("patch", "")).encode()
+            of_gold = (await self._doubled(task, gold, doubles, left, sandboxes))[1] if gold.strip() else _Said()
+            if loose := [name for name in loose if not of_gold.passed.get(name)]:
+                raise TamperedError(f"what {loose[0]} compares is equal to something else, too")
+        return problem
+
+    async def _doubled(
+        self, task: Task, patch: bytes, doubles: "_Doubles", seconds: float, sandboxes: Sandboxes
+    ) -> tuple[str, "_Said"]:
+        """What is wrong where doubles run with a patch, not counting how they end, and what is reported of them."""
+        async with sandboxes.open(checkout.spec_of(task.payload, task.image)) as sandbox:
+            if problem := await _prepare(sandbox, task.payload, patch):
+                return problem, _Said()
+            canary = await _Canary.put(sandbox, task.payload["fail_to_pass"])
             for path, text in doubles.texts.items():
                 await sandbox.write(path, text.encode())
             run = [canary.before, *sorted(doubles.texts), canary.after]
-            of_doubles = _reports(await self._run(sandbox, payload, run, left, go_on=True))
-        doubles.judge(of_doubles, said)
-        return canary.judge(of_doubles, ())
+            said = _reports(await self._run(sandbox, task.payload, run, seconds, go_on=True))
+        return canary.judge(said, ()), said
 
     async def _run(
         self, sandbox: Sandbox, payload: Mapping[str, Any], run: list[str], seconds: float, *, go_on: bool = False
@@ -112,7 +125,7 @@ class SweVerifier:
         env = {"PYTHONDONTWRITEBYTECODE": "1"}
         result = await sandbox.exec(argv, stdin=request, env=env, timeout=seconds, output_limit=OUTPUT_LIMIT)
         lines = lines_of(result, nonce)
-        if not lines and not result.timed_out:
+        if not lines and not result.oom:  # nothing of the patch runs before the first
             raise SandboxUnavailable(f"Python did not start in the sandbox: {result.stderr[-200:]!r}")
         return [*lines, {"ended": _why(result, seconds)}]
 
@@ -121,9 +134,9 @@ class SweVerifier:
 class _Said:
     """What a session reported: whether each test passed, and that it ended, or why it did not."""
 
-    passed: Mapping[str, bool]
-    done: bool
-    ended: str
+    passed: Mapping[str, bool] = field(default_factory=dict)
+    done: bool = False
+    ended: str = ""
 
 
 def _reports(lines: Sequence[Mapping[str, Any]]) -> _Said:
@@ -154,18 +167,28 @@ class _Canary:
 
     @classmethod
     async def put(cls, sandbox: Sandbox, ids: Sequence[str]) -> "_Canary":
-        """Next to the tests, so that it is found as those are."""
-        folder = PurePosixPath(ids[0].partition("::")[0]).parent
+        """Next to the tests, so that it is found as those are, and named as they are, so that no name tells it."""
+        file = PurePosixPath(ids[0].partition("::")[0])
         a, b = (secrets.randbelow(90) + 10 for _ in range(2))
-        right, wrong = (f"test_{secrets.token_hex(4)}" for _ in range(2))
+        names = {name for one in ids if (name := one.partition("::")[2].partition("[")[0]).isidentifier()}
+        words = _words(*names, file.stem)
+        while len(names) < 2:
+            names.add(_named(words))
+        right, wrong = _CHOICE.sample(sorted(names), 2)
         tests = [
             f"def {right}():\n    assert {a} * {b} == {a * b}\n",
             f"def {wrong}():\n    assert {a} + {b} == {a * b}\n",
         ]
-        secrets.SystemRandom().shuffle(tests)
-        files = [_beside(folder) for _ in range(2)]
-        for file in files:
-            await sandbox.write(file, "\n\n".join(tests).encode())
+        _CHOICE.shuffle(tests)
+        taken = {PurePosixPath(path).name for path in _files(ids)}
+        files: list[str] = []
+        while len(files) < 2:
+            tried = {file.with_name(f"{_named(words)}.py") for _ in range(8)}
+            free = await checkout.missing(sandbox, [str(path) for path in tried if path.name not in taken])
+            files = _CHOICE.sample(sorted(free), min(2, len(free)))
+            words.append(secrets.token_hex(2))
+        for path in files:
+            await sandbox.write(path, "\n\n".join(tests).encode())
         return cls(files, right, wrong)
 
     def judge(self, said: _Said, expected: Sequence[str]) -> str:
@@ -186,35 +209,36 @@ class _Canary:
 
 @dataclass(frozen=True, slots=True)
 class _Doubles:
-    """Copies of tests that expect something else: their texts by path, and the test that an id in them is a double of.
+    """Copies of tests that expect something else: their texts by path, and the ids that do, less parameters.
 
-    They have a sandbox of their own, where nothing of the patch ran before, and only what passes its tests gets there.
+    They have the tests' places in a sandbox of their own, where nothing of the patch ran before, and only what passes
+    its tests gets there.
     """
 
     texts: Mapping[str, str]
-    tests: Mapping[str, str]
+    names: Set[str]
 
     @classmethod
     async def of(cls, sandbox: Sandbox, ids: Sequence[str]) -> "_Doubles":
         """Of the tests as they lie there. Raises ValueError, FileNotFoundError, SandboxError."""
         texts: dict[str, str] = {}
-        tests: dict[str, str] = {}
+        changed_names: set[str] = set()
         for path in _files(ids):
             names = {name.partition("::")[2].partition("[")[0] for name in ids if name.startswith(f"{path}::")}
             source = (await sandbox.read(path, limit=SOURCE_LIMIT)).decode(errors="replace")
             text, changed = double(source, names)
             if changed:
-                copy = _beside(PurePosixPath(path).parent)
-                texts[copy] = text
-                tests |= {f"{copy}::{name}": f"{path}::{name}" for name in changed}
-        return cls(texts, tests)
+                texts[path] = text
+                changed_names |= {f"{path}::{name}" for name in changed}
+        return cls(texts, changed_names)
 
-    def judge(self, said: _Said, of_tests: _Said) -> None:
-        """By what was reported of them and of the tests. Raises TamperedError."""
-        for name, passed in said.passed.items():
-            base = name.partition("[")[0]
-            if passed and (test := self.tests.get(base)) and of_tests.passed.get(test + name[len(base) :]):
-                raise TamperedError(f"what {test} compares is equal to something else, too")
+    def passed(self, said: _Said, of_tests: _Said) -> list[str]:
+        """Which of them passed, as the tests did, by what was reported of both."""
+        return [
+            name
+            for name, passed in said.passed.items()
+            if passed and name.partition("[")[0] in self.names and of_tests.passed.get(name)
+        ]
 
 
 async def _prepare(sandbox: Sandbox, payload: Mapping[str, Any], patch: bytes) -> str:
@@ -254,8 +278,14 @@ async def _prepare(sandbox: Sandbox, payload: Mapping[str, Any], patch: bytes) -
     return ""
 
 
-def _beside(folder: PurePosixPath) -> str:
-    return str(folder / f"test_{secrets.token_hex(4)}.py")
+def _words(*names: str) -> list[str]:
+    """What tests are called by; some words more where that is not enough."""
+    found = {word for name in names for word in name.lower().split("_") if word.isalnum()} - {"test", "tests"}
+    return [*sorted(found), "more", "basic", "cases", "regressions"]
+
+
+def _named(words: Sequence[str]) -> str:
+    return "_".join(["test", *_CHOICE.sample(words, 2 + _CHOICE.randrange(2))])
 
 
 def _files(ids: Sequence[str]) -> list[str]:
