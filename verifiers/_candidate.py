@@ -44,7 +44,8 @@ def run(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None
 def _load(module: types.ModuleType, request: dict[str, Any]) -> None:
     """The preamble's helpers and imports stay; a function it only announces must come from the source itself."""
     for text, label in ((request["preamble"], "<prompt>"), (request["source"], "<solution>")):
-        exec(compile(text, label, "exec"), module.__dict__)  # noqa: S102 - the purpose of this process
+        code = compile(text, label, "exec", dont_inherit=True)  # or our annotations would be its
+        exec(code, module.__dict__)  # noqa: S102 - the purpose of this process
         if label == "<prompt>":
             for name in request["announced"]:
                 module.__dict__.pop(name, None)

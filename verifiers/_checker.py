@@ -166,10 +166,10 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     space: dict[str, Any] = {"__name__": "check"}
     random.seed(request["seed"])
     try:
-        exec(compile(request["prompt"], "<prompt>", "exec"), space)  # noqa: S102 - the task's own code
+        exec(compile(request["prompt"], "<prompt>", "exec", dont_inherit=True), space)  # noqa: S102 - the task's own code
         space |= {request["entry_point"]: stand_in, "__guessing__": lambda: stand_in.guessing}
         tree = _Lenient().visit(ast.parse(request["check"]))
-        exec(compile(tree, "<check>", "exec"), space)  # noqa: S102
+        exec(compile(tree, "<check>", "exec", dont_inherit=True), space)  # noqa: S102
         space["check"](stand_in)
     except (_StopError, Exception) as error:  # noqa: BLE001
         if not stand_in.guessing and not stand_in.verdict:

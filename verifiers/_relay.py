@@ -5,11 +5,12 @@ import marshal
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from verifiers import deadline
 from verifiers.sandbox import ExecResult, Sandbox, SandboxUnavailable
 
 OUTPUT_LIMIT = 1 << 20
@@ -18,6 +19,7 @@ MARSHAL_VERSION = 2
 """Read by every Python 3."""
 START_SECONDS = 4.0
 """Added to a run's time for Python's start, and for a machine that is busy."""
+USUAL_TESTS = 20
 
 Answer = Mapping[str, Any]
 """`value` (encoded), or `raised` (type, message), or `died` (a sentence); see `_candidate`."""
@@ -48,6 +50,22 @@ class Budget:
 
     call: float
     left: float
+    whole: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.whole = self.left
+
+    @classmethod
+    def of(cls, call: float, whole: float, tests: int, *, share: float = 0.8) -> "Budget":
+        """With `whole` for up to USUAL_TESTS and more in proportion, up to a share of what is left of the grading."""
+        seconds = whole * max(1.0, tests / USUAL_TESTS)
+        clock = deadline.running.get()
+        return cls(call, seconds if clock is None else min(seconds, max(whole, share * clock.left)))
+
+    @property
+    def over(self) -> str:
+        """What to say where nothing is left."""
+        return f"all tests together took longer than {self.whole:.3g} s"
 
     async def run(
         self, sandbox: Sandbox, program: str | Sequence[str], stdin: bytes = b"", *, limit: int = OUTPUT_LIMIT
@@ -103,7 +121,7 @@ async def ask(
     answers: list[Answer] = []
     while len(answers) < len(calls):
         if budget.left <= 0:
-            return [*answers, {"died": "all tests together took too long"}]
+            return [*answers, {"died": budget.over}]
         result, lines = await _round(sandbox, solution, calls[len(answers) :], budget, echo, limit)
         if fresh and not lines and not answers and not result.oom and budget.left > 0:
             raise SandboxUnavailable(f"Python did not start in the sandbox: {result.stderr[-200:]!r}")
@@ -168,6 +186,8 @@ def _why(result: ExecResult, budget: Budget, limit: int = OUTPUT_LIMIT) -> str:
         return "the answer ran out of memory"
     if result.truncated:
         return f"the results are larger than {limit} bytes"
+    if result.timed_out and budget.left <= 0:
+        return budget.over
     if result.timed_out or result.exit_code in (-14, 128 + 14):
         return f"a test took longer than {budget.call:g} s"
     return f"the answer ended its process (exit code {result.exit_code})"

@@ -33,7 +33,7 @@ _FORMS = ("tests", "stdin_tests", "check")
 MAX_ROUNDS = 40
 MAX_CALLS = 2000
 TOTAL_SECONDS = 60.0
-"""Of all tests of one answer."""
+"""Of all tests of one answer, if there are at most twenty."""
 
 
 async def run_tests(
@@ -76,7 +76,8 @@ class CodeVerifier:
     `programs.COMPARISONS`) or "checker": Python that defines check(stdin, expected, printed), and runs where the
     candidate never was.
 
-    A test has `seconds`, all of one grading `total_seconds`; the first failure ends it. `partial` runs them all, and
+    A test has `seconds`, up to twenty `total_seconds`, more of them more in proportion, and a checker as much again, as
+    far as the deadline of a grading goes; the first failure ends it. `partial` runs them all, and
     pays between -1 and 1 for the share that passes, in the forms that count tests. `languages` adds some, by name.
     """
 
@@ -142,7 +143,10 @@ class CodeVerifier:
 
     async def _grade(self, task: Task, source: str, sandboxes: Sandboxes) -> tuple[float, str]:
         """The share of tests that pass, and what is wrong with the source in a sentence; empty if nothing."""
-        payload, budget = task.payload, Budget(self.seconds, self.total_seconds)
+        payload = task.payload
+        judging = parse_judging(payload) if "stdin_tests" in payload else BY_LINES
+        tests = len(payload.get("tests", payload.get("stdin_tests", ())))
+        budget = Budget.of(self.seconds, self.total_seconds, tests, share=0.5 if judging.checker else 0.8)
         spec = SandboxSpec(image=task.image, memory_bytes=self.memory_bytes, pids=self.pids)
         if "check" in payload:
             problem = await _Check(payload, source, sandboxes, spec, budget).run()
@@ -154,13 +158,15 @@ class CodeVerifier:
                 how = {"stop": not self.partial, "as_json": payload.get("compare") == JSON}
                 results = await run_call_tests(sandbox, solution, rows, budget, fresh=True, **how)
             return _told(results, len(rows))
-        tests, judging = parse_stdin_tests(payload["stdin_tests"]), parse_judging(payload)
+        stdin_tests = parse_stdin_tests(payload["stdin_tests"])
         program = Program(source, parse_language(payload, self.languages))
         async with sandboxes.open(spec) as sandbox:
-            results = await run_programs(sandbox, program, tests, judging, budget, stop=not self.partial)
+            results = await run_programs(sandbox, program, stdin_tests, judging, budget, stop=not self.partial)
         if judging.checker and (self.partial or results[-1].passed):
-            results = await judge(sandboxes, spec, judging.checker, tests, results, budget)
-        return _told(results, len(tests))
+            # Its time is its own, or a program would fail by what the checker takes.
+            budget = Budget.of(self.seconds, self.total_seconds, tests)
+            results = await judge(sandboxes, spec, judging.checker, stdin_tests, results, budget)
+        return _told(results, tests)
 
 
 def _told(results: Sequence[TestResult], tests: int) -> tuple[float, str]:

@@ -98,7 +98,7 @@ async def run_call_tests(
             if stop and not results[-1].passed:
                 return results
         if budget.left <= 0:
-            return results + [TestResult(False, error="not run: the tests took too long")] * (len(tests) - len(results))
+            return results + [TestResult(False, error=f"not run: {budget.over}")] * (len(tests) - len(results))
     return results
 
 

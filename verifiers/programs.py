@@ -2,10 +2,12 @@
 
 import ast
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 from verifiers._plain import encode
@@ -18,6 +20,7 @@ BUILD_SECONDS: Final = 30.0
 BUILD_SAYS: Final = 300
 """Characters of a compiler's complaint that a verdict repeats."""
 TOLERANCE: Final = 1e-6
+_INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 PRINTED_BYTES: Final = 32 << 20
 """Of all outputs of one answer, beside what is expected, where a checker has to read them."""
 CHUNK: Final = 8 << 20
@@ -126,7 +129,7 @@ async def run_programs(
     left = PRINTED_BYTES + sum(expected)
     for test, size in zip(tests, expected, strict=True):
         if budget.left <= 0:
-            results.append(TestResult(False, error="not run: the tests took too long"))
+            results.append(TestResult(False, error=f"not run: {budget.over}"))
         else:
             stdin = test.stdin.encode("utf-8", "replace")
             ran = await budget.run(sandbox, list(program.language.run), stdin, limit=room(size))
@@ -220,7 +223,9 @@ def _result(ran: ExecResult, test: StdinTest, judging: Judging, budget: Budget) 
     printed = ran.stdout.decode("utf-8", "replace")
     got = _shown(printed)
     if ran.timed_out:
-        return TestResult(False, got, f"the program took longer than {budget.call:g} s")
+        return TestResult(
+            False, got, f"the program took longer than {budget.call:g} s" if budget.left > 0 else budget.over
+        )
     if ran.exit_code != 0 or ran.oom:
         last = ran.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         return TestResult(False, got, f"the program ended with exit code {ran.exit_code}: {last:.200}")
@@ -264,9 +269,13 @@ def _near(got: str, want: str) -> bool:
     if got == want:
         return True
     try:
+        if _INTEGER.fullmatch(want) and (_INTEGER.fullmatch(got) or Decimal(got) == Decimal(want)):
+            return Decimal(got) == Decimal(want)
         left, right = float(got), float(want)
-    except ValueError:
+    except (ValueError, ArithmeticError):
         return False
+    if _INTEGER.fullmatch(want):  # 1999999.7 is not 2000000, but 1.9999999 is 2
+        return abs(left - right) <= TOLERANCE
     return math.isclose(left, right, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
 
@@ -277,7 +286,8 @@ COMPARISONS: Final[Mapping[str, Callable[[str, str], bool]]] = {
     "caseless": _same_caseless,
     "numbers": _same_numbers,
 }
-"""Lines, less spaces at their ends; words; lines in any order; words in any case; words, with numbers within 1e-6."""
+"""Lines, less spaces at their ends; words; lines in any order; words in any case; words, with numbers within 1e-6,
+integers exactly."""
 
 
 def language_of(name: str, settings: Mapping[str, Any]) -> Language:

@@ -26,7 +26,7 @@ _COMPARED = 1500
 
 
 class RepairVerifier:
-    """`seconds` for one test, `total_seconds` for all of one grading."""
+    """`seconds` for one test, `total_seconds` for twenty, and more for more."""
 
     lowest = -1.0
 
@@ -83,8 +83,8 @@ class RepairVerifier:
                 source = (await sandbox.read(payload["module"])).decode()
             except (FileNotFoundError, ValueError) as error:
                 return f"the patch leaves no {payload['module']}: {error}"
-            budget = Budget(self.seconds, self.total_seconds)
             tests = parse_call_tests(payload["tests"])
+            budget = Budget.of(self.seconds, self.total_seconds, len(tests))
             results = await run_call_tests(sandbox, Solution(source), tests, budget, fresh=True, stop=True)
         if results[-1].passed:
             return ""

@@ -324,7 +324,7 @@ class Runner:
             finally:
                 os.close(spare.orders)
         else:
-            (given, stdin_in), (out, stdout), (err, stderr) = (os.pipe() for _ in range(3))
+            (given, stdin_in), (out, stdout), (err, stderr) = (self.pipe() for _ in range(3))
             pid, told = self.start(lambda: perform(request, env), (given, stdout, stderr), nursed=nursed)
         streams = Stream(out, limit), Stream(err, limit)
         job = Job(request["id"], pid, time.monotonic() + timeout, streams, nursed=nursed)
@@ -335,10 +335,23 @@ class Runner:
         self.ran += 1
         return job
 
+    def pipe(self) -> tuple[int, int]:
+        """One that belongs to the commands' uid, which opens it anew as /dev/stdin. What the agent alone talks through,
+        or gives orders by, does not."""
+        uid = self.confinement.uid
+        if not uid:
+            return os.pipe()
+        os.seteuid(uid)
+        try:
+            return os.pipe()
+        finally:
+            os.seteuid(0)
+
     def prepare(self) -> None:
         """Fork a spare, if one can be had."""
         try:
-            (given, stdin_in), (out, stdout), (err, stderr), (orders, orders_in) = (os.pipe() for _ in range(4))
+            (given, stdin_in), (out, stdout), (err, stderr) = (self.pipe() for _ in range(3))
+            orders, orders_in = os.pipe()
             pid, _ = self.start(self.obey, (given, stdout, stderr, orders), nursed=False)
         except OSError:
             self.ran = 0
@@ -619,7 +632,8 @@ class Runner:
             name = os.path.basename(program_of("bash", env["PATH"]))
         except FileNotFoundError:
             name = "sh"
-        (script, script_in), (said_out, said), (output_out, output) = (os.pipe() for _ in range(3))
+        (script, script_in), (said_out, said) = (os.pipe() for _ in range(2))
+        output_out, output = self.pipe()
         fds = script, output, output, said
         pid, told = self.start(lambda: execute([name, "-s"], ".", env), fds, nursed=True)
         shell = Shell(name, pid, (script_in, said_out, output_out, told))
@@ -768,7 +782,7 @@ def interpret(source: str, env: dict[str, str]) -> int:
     code = 1
     try:
         complete()
-        exec(compile(source, "<string>", "exec"), main.__dict__)  # noqa: S102 - the purpose of this process
+        exec(compile(source, "<string>", "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - the purpose of it
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)

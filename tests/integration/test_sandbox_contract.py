@@ -133,6 +133,20 @@ async def test_output_exit_code_and_stdin(sandboxes: Sandboxes) -> None:
         assert not (result.truncated or result.timed_out or result.oom)
 
 
+async def test_the_devices_of_standard_streams_can_be_opened(sandboxes: Sandboxes) -> None:
+    async with sandboxes.open() as sandbox:
+        text = "print(open('/dev/stdin').read(), file=open('/dev/stdout', 'w'))\nopen('/dev/stderr', 'w').write('b')"
+        for _ in range(5):  # those to come are done by a spare
+            ran = await sandbox.exec("cat /dev/stdin > /dev/stdout; echo; printf b > /dev/stderr", stdin=b"a")
+            assert (ran.stdout, ran.stderr, ran.exit_code) == (b"a\n", b"b", 0), ran
+            if not is_plain(sandboxes):
+                assert await sandbox.python(text, stdin=b"a") == ran
+        said = await sandbox.shell("echo a > /dev/stdout; echo b > /dev/stderr")
+        assert (said.stdout, said.exit_code) == (b"a\nb\n", 0)
+        for channel in ("/proc/1/fd/0", "/proc/1/fd/1"):  # the agent's own
+            assert (await sandbox.exec(f"true < {channel} || true > {channel}")).exit_code != 0
+
+
 async def test_large_stdin_is_fed_while_output_is_drained(sandboxes: Sandboxes) -> None:
     data = os.urandom(3 << 20)
     async with sandboxes.open() as box:

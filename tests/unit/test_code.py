@@ -182,12 +182,17 @@ async def test_an_answer_that_disarms_the_alarm_is_ended_from_outside() -> None:
 
 
 @pytest.mark.slow
+async def test_annotations_are_the_answers_own() -> None:
+    source = "def f(n: int):\n    assert all(isinstance(n, kind) for kind in f.__annotations__.values())\n    return n"
+    assert (await grade({"tests": [{"call": "f", "args": [3], "expected": 3}]}, source)).correct
+
+
 async def test_every_test_has_its_own_time_but_all_together_have_theirs() -> None:
     slow = "import time\ndef add(a, b):\n    time.sleep(0.5)\n    return a + b"
     tests = [{"call": "add", "args": [k, k], "expected": 2 * k} for k in range(5)]
     assert (await grade(slow, {"tests": tests}, seconds=1.5)).correct
     verdict = await grade(slow, {"tests": tests}, seconds=1.5, total=1.0)
-    assert verdict.correct is False and "too long" in verdict.detail
+    assert verdict.correct is False and "together took longer than 1 s" in verdict.detail
 
 
 class BusyMachine(PlainSandboxes):

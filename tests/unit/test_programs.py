@@ -66,6 +66,14 @@ async def test_a_language_of_ones_own_and_a_compiler_that_is_not_there() -> None
         ("numbers", "nan", "1", False),
         ("numbers", "inf", "1e308", False),
         ("numbers", "1 1", "1", False),
+        ("numbers", "1000000000", "1000000007", False),
+        ("numbers", "1000000000.0", "1000000007", False),
+        ("numbers", "2000002", "2000001", False),
+        ("numbers", "1000000007.000", "1000000007", True),
+        ("numbers", "1.9999999 -0.0 3e2", "2 0 300", True),
+        ("numbers", "1.999", "2", False),
+        ("numbers", "1e999999999 snan", "1 1", False),
+        ("numbers", "snan", "1", False),
     ],
 )
 def test_comparisons(how: str, printed: str, expected: str, same: bool) -> None:
@@ -96,6 +104,20 @@ async def test_a_checker_that_does_not_load_is_the_tasks_fault() -> None:
     verdict = await grade("print(1)", stdin_tests=SUMS, checker="import nowhere\ndef check(a, b, c): return True")
     assert verdict.outcome is Outcome.INVALID_TASK
     assert "its checker" in verdict.detail and "nowhere" in verdict.detail
+
+
+async def test_time_grows_with_the_tests_and_a_checker_has_its_own() -> None:
+    naps = [{"stdin": "1\n", "stdout": "1\n"}] * 60
+    short = CodeVerifier(seconds=3.0, total_seconds=6.0)
+    right = await grade("import time\ntime.sleep(0.1)\nprint(1)", verifier=short, stdin_tests=naps)
+    assert right.correct, right
+    slow = CodeVerifier(seconds=3.0, total_seconds=1.0)
+    verdict = await grade("import time\ntime.sleep(0.7)\nprint(1)", verifier=slow, stdin_tests=naps[:3])
+    assert "all tests together took longer than 1 s" in verdict.detail
+    checker = "def check(stdin, expected, printed):\n    import time\n    time.sleep(0.6)\n    return True"
+    program = "import time\ntime.sleep(0.6)\nprint(1)"
+    own = CodeVerifier(seconds=3.0, total_seconds=1.6)
+    assert (await grade(program, verifier=own, stdin_tests=naps[:1], checker=checker)).correct
 
 
 async def test_partial_credit() -> None:
