@@ -2,10 +2,10 @@
 
 Standard input holds one marshalled dictionary: {"nonce", "source", "preamble", "announced", "calls": [[name, args,
 kwargs], …], "seconds", "echo"}, values as in `_plain`. Each answer is a line `NONCE JSON` on a private copy of standard
-output: {"value": …}, or {"raised": [type, message]}; if asked to echo, with "args" and "kwargs" where the call changed
-them. Ahead of them stand two lines: one says that Python runs, before the candidate does, the other how loading went.
-Nothing here is secret: the candidate can forge these lines, and then only says what it would have returned. What it
-should return is not in this process, and not in this sandbox.
+output: {"value": …}, or {"raised": [type or type(bases), message]}; if asked to echo, with "args" and "kwargs"
+where the call changed them. Ahead of them stand two lines: one says that Python runs, before the candidate does, the
+other how loading went. Nothing here is secret: the candidate can forge these lines, and then only says what it would
+have returned. What it should return is not in this process, and not in this sandbox.
 """
 
 from __future__ import annotations
@@ -83,9 +83,24 @@ def _guarded(work: Callable[[], Any], seconds: float) -> dict[str, Any]:
     try:
         return {"value": encode(work())}
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are answers like others
-        return {"raised": [type(error).__name__, _message(error)]}
+        return {"raised": [_kind(error), _message(error)]}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _kind(error: BaseException) -> str:
+    """The name of its type; of one of the answer's own with those of its bases, down to Python's."""
+    kinds = type(error).__mro__
+    names = [kind.__name__ for kind in kinds[: next(at for at, kind in enumerate(kinds) if _is_builtin(kind)) + 1]]
+    if len(names) == 1 or (len(names) == 2 and names[1] == "Exception"):
+        return names[0]
+    return f"{names[0]}({', '.join(names[1:])})"[:500]
+
+
+def _is_builtin(kind: type) -> bool:
+    import builtins
+
+    return vars(builtins).get(kind.__name__) is kind
 
 
 def _message(error: BaseException) -> str:

@@ -1,10 +1,11 @@
 """Runs inside the checker's sandbox: a task's `check(candidate)`, with a stand-in for the candidate.
 
-The candidate lives elsewhere and is reached in rounds. Standard input holds {"nonce", "prompt", "check",
-"entry_point", "transcript": [[call, answer], …], "seed", "max_calls"}. The stand-in answers from the transcript. At the
-first call that the transcript does not hold, it begins to guess ahead: it returns a `Hole`, assertions stop counting,
-and the calls that follow are written down, so that one round collects a whole loop of them. Guesses cost time, never
-truth: a call is only ever answered by what the candidate returned to exactly that call at exactly that place.
+The candidate lives elsewhere and is reached in rounds. The nonce is an argument. Standard input holds {"prompt",
+"check", "entry_point", "transcript": [[call, answer], …], "seed", "max_calls"}. The stand-in answers from the
+transcript. At the first call that the transcript does not hold, it begins to guess ahead: it returns a `Hole`,
+assertions stop counting, and the calls that follow are written down, so that one round collects a whole loop of them.
+Guesses cost time, never truth: a call is only ever answered by what the candidate returned to exactly that call at
+exactly that place.
 
 Out come two lines, NONCE and JSON each. First {"status": "ready"}, then {"status": "passed"}, {"status": "failed",
 "detail"}, {"status": "more", "calls"} with every call from the first on, or {"status": "unusable", "detail"} where
@@ -78,6 +79,8 @@ class StandIn:
         self.calls: list[Any] = []
         self.guessing = False
         self.verdict: dict[str, Any] = {}
+        self.space: dict[str, Any] = {}
+        """What the prompt defines, its exceptions among them."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The candidate's answer to this call, or a Hole."""
@@ -116,22 +119,26 @@ class StandIn:
             self.verdict = {"status": "failed", "detail": answer["died"]}
             raise _StopError
         if "raised" in answer:
-            raise _exception(*answer["raised"])
+            raise _exception(*answer["raised"], space=self.space)
         return decode(answer["value"])
 
     def _enough(self, *_: Any) -> None:
         raise _StopError
 
 
-def _exception(kind: str, message: str) -> Exception:
-    """An exception of the built-in type of that name, or of a new one; never SystemExit and the like."""
-    found = getattr(builtins, kind, None)
-    if isinstance(found, type) and issubclass(found, Exception):
-        try:
-            return found(message)
-        except TypeError:
-            pass  # such as UnicodeDecodeError, which wants more than a message
-    made: Exception = type(kind, (Exception,), {})(message)
+def _exception(kind: str, message: str, *, space: dict[str, Any]) -> Exception:
+    """An exception of the type of that name that Python has, or the prompt, or of a new one of such a base; never
+    SystemExit and the like."""
+    name, _, bases = kind.rstrip(")").partition("(")
+    for one in (name, *bases.split(", ")):
+        found = vars(builtins).get(one, space.get(one))
+        if isinstance(found, type) and issubclass(found, Exception):
+            try:
+                fitting: Exception = (found if one == name else type(name, (found,), {}))(message)
+            except Exception:  # noqa: BLE001, S112 - such as UnicodeDecodeError, which wants more than a message
+                continue
+            return fitting
+    made: Exception = type(name, (Exception,), {})(message)
     return made
 
 
@@ -167,6 +174,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     random.seed(request["seed"])
     try:
         exec(compile(request["prompt"], "<prompt>", "exec", dont_inherit=True), space)  # noqa: S102 - the task's own code
+        stand_in.space = dict(space)
         space |= {request["entry_point"]: stand_in, "__guessing__": lambda: stand_in.guessing}
         tree = _Lenient().visit(ast.parse(request["check"]))
         exec(compile(tree, "<check>", "exec", dont_inherit=True), space)  # noqa: S102
@@ -184,14 +192,17 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the request, keep check's own printing away from the answer, and leave at once."""
-    request = json.loads(sys.stdin.buffer.read())
+    """Read the request, keep check's own printing away from the answer, and leave at once.
+
+    What the candidate returned is in the request: if it cannot be read, that is no failure to start.
+    """
+    nonce = sys.argv[1]
     channel = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 200)
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-    _send(channel, request["nonce"], {"status": "ready"})
-    result = run(request)
+    _send(channel, nonce, {"status": "ready"})
+    result = run(json.loads(sys.stdin.buffer.read()))
     signal.setitimer(signal.ITIMER_REAL, 0)
-    _send(channel, request["nonce"], result)
+    _send(channel, nonce, result)
     os._exit(0)
 
 

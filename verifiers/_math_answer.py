@@ -19,29 +19,43 @@ _TEXT_UNIT = re.compile(
     r"(.*[\d}.)])[\s\\,~]*((?:\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?-?\d\}?)?[\s/.]*)+)"
 )
 _BARE_UNIT = re.compile(r"(.*[\d}.)])\s+([A-Za-z]{2,}[A-Za-z ./-]{0,40})")
+_SYMBOL = re.compile(
+    r"(.*\d)(\s*(?:mm|cm|dm|km|mg|kg|m[lL]|ft|lbs?|oz|yd|mi|hrs?|min|sec|mph|km/h|m/s|k?Hz|\^\{?\\circ\}?)(?:\^\{?-?\d\}?)?"
+    r"|\s+(?:[mgshlLNJWV])(?:\^\{?-?\d\}?)?)"
+)
+_REPEATING = re.compile(r"([+-]?)(\d{0,200})\.(\d{0,200})\\(?:overline|bar)\{(\d{1,200})\}")
 _HEDGES = re.compile(
     r"\b(?:or|and|else|not|nor|maybe|either|perhaps|about|approximately|around|between|to|if|but|possibly)\b", re.I
 )
 # What changes a number is no unit of it; neither are a variable and the imaginary unit.
 _FACTORS = re.compile(
-    r"\b(?:hundreds?|thousands?|[mbt]r?illions?|dozens?|minus|plus)\b|^\s*(?:squared|cubed)\b|^\s*[eijxyz]\s*$", re.I
+    r"\b(?:hundreds?|thousands?|[mbt]r?illions?|lakhs?|crores?|dozens?|minus|plus)\b"
+    r"|\b(?:halves|thirds|fourths|fifths|sixths|sevenths|eighths|ninths|tenths|twelfths|(?:hundred|thousand|million)ths)\b"
+    r"|^\s*(?:squared|cubed|over|factorial)\b|^\s*(?:pairs?|[eijxyz]|(?-i:k))\s*$",
+    re.I,
 )
 _POWER = re.compile(r"\^\{?-?\d\}?")
 _BASED = re.compile(r"[0-9A-F.]+_\{?(\d+)\}?")
 _RELATION = re.compile(r"[=<>≤≥≠≈≡]|\\(?:n?eq|[lg]eq?|[lg]eqslant|lt|gt|approx|equiv|sim|simeq|cong|doteq)(?![A-Za-z])")
-_PERCENT = re.compile(r"\\?[%‰]|\bpercent\b", re.I)
+_PERCENT = re.compile(r"\\?[%‰]|\bper ?cent\b", re.I)
 _CHOICE = re.compile(
     r"[;|&±∓∨∪]|\\(?:pm|mp|lor|vee|land|wedge|cup|cap|mid|to|implies|iff|newline|par)(?![A-Za-z])|\\\\"
 )
 _DEFINES = re.compile(r"\s*[A-Za-z](?:_\{?\w{1,3}\}?)?(?:\([A-Za-z]\))?\s*=(?!=)")
 _NUMERIC_COMMANDS = re.compile(
-    r"\\(?:d?t?frac|sqrt|pi|times|cdot|div|log|ln|sin|cos|tan|binom|circ|degree)(?![A-Za-z])"
+    r"\\(?:d?t?frac|overline|bar|sqrt|pi|times|cdot|div|log|ln|sin|cos|tan|binom|circ|degree)(?![A-Za-z])"
 )
+
+
+def dashed(text: str) -> str:
+    """With one sign for minus."""
+    return re.sub("[\u2212\u2013\u2012]", "-", text)
 
 
 def normalise(latex: str) -> str:
     """The same answer with spacing, delimiters, text commands and thousand separators written one way."""
-    text = latex.strip().replace("−", "-").replace("\\$", "").replace("$", "").replace("{,}", ",")
+    text = dashed(latex.strip()).replace("\\$", "").replace("$", "").replace("{,}", ",").replace("°", "^{\\circ}")
+    text = re.sub(r"\\(p?mod) (\d)(?!\d)", r"\\\1{\2}", text.replace("\\varnothing", "\\emptyset"))
     text = re.sub(r"\\[dt]frac", r"\\frac", text)
     # `1\,000` is a number, `3\quad 4` two: only thin spaces between digits vanish.
     text = re.sub(r"(?<=\d)\\[,!](?=\d{3}(?!\d))", "", text)
@@ -57,6 +71,11 @@ def number(latex: str) -> Fraction | None:
     text = normalise(latex).lstrip("£€").replace(" ", "")
     if (value := _decimal(text)) is not None:
         return value
+    if match := _REPEATING.fullmatch(text):
+        sign, whole, decimals, repeated = match.groups()
+        once, nines = Fraction(f"{whole or 0}.{decimals or 0}"), 10 ** len(repeated) - 1
+        value = once + Fraction(int(repeated), nines * 10 ** len(decimals))
+        return -value if sign == "-" else value
     if match := _SCIENTIFIC.fullmatch(text):
         mantissa = _decimal(match[1])
         return None if mantissa is None else mantissa * Fraction(10) ** int(match[2])
@@ -92,7 +111,10 @@ def alters(latex: str) -> bool:
 
 
 def _with_unit(latex: str, *, bare: bool) -> re.Match[str] | None:
-    return _TEXT_UNIT.fullmatch(latex.strip()) or (_BARE_UNIT.fullmatch(normalise(latex)) if bare else None)
+    if (match := _TEXT_UNIT.fullmatch(latex.strip())) or not bare:
+        return match
+    text = normalise(latex)
+    return _BARE_UNIT.fullmatch(text) or _SYMBOL.fullmatch(text)
 
 
 def misshapen(answer: str, gold: str) -> str:
@@ -109,7 +131,9 @@ def misshapen(answer: str, gold: str) -> str:
         return "a percentage was not asked for"
     if len(_RELATION.findall(body)) > len(_RELATION.findall(wanted)):
         return "an equation or inequality was not asked for"
-    if not _several(asked) and (_several(text) or (_CHOICE.search(text) and not _CHOICE.search(asked))):
+    if not _several(asked) and (
+        _several(without_unit(answer, bare=True)) or (_CHOICE.search(text) and not _CHOICE.search(asked))
+    ):
         return "one answer was asked for"
     if (base := _BASED.fullmatch(text)) and (plain or _BASED.fullmatch(asked)) and base[1] != _base(asked):
         return "that base was not asked for"

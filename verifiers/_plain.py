@@ -38,7 +38,23 @@ def encode(value: Any, depth: int = 0) -> Any:
         return [encode(part, depth + 1) for part in list.__iter__(value)]
     if isinstance(value, dict):
         return {"d": [[encode(key, depth + 1), encode(part, depth + 1)] for key, part in dict.items(value)]}
-    return {"o": type(value).__name__}
+    equal = _equal_to_plain(value)
+    return {"o": type(value).__name__} if equal is None else encode(equal, depth + 1)
+
+
+def _equal_to_plain(value: Any) -> Any:
+    """What of the standard library and of numpy equals plain data, as that; else None."""
+    kind = type(value)
+    if kind is type({}.keys()) or kind is type({}.items()):
+        return set(value)
+    if (kind.__module__, kind.__name__) in (("fractions", "Fraction"), ("decimal", "Decimal")):
+        try:
+            return int(value) if value == int(value) else float(value)
+        except (ValueError, OverflowError):
+            return None if value == value else math.nan
+    if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        return value.item()
+    return None
 
 
 def _encode_scalar(value: Any) -> Any:

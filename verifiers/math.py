@@ -1,6 +1,7 @@
 r"""Mathematical answers: +1 if the one `\boxed{}` after the reasoning equals the gold answer, else -1."""
 
 from verifiers._math_answer import alters, misshapen, normalise, number, without_unit
+from verifiers._math_forms import alike
 from verifiers._worker_process import SilentError
 from verifiers._workers import Workers
 from verifiers.reply import FormatError, asks_to_reason, extract_boxed
@@ -53,6 +54,7 @@ class MathVerifier:
             answer = extract_boxed(submission.reply, reasoned=asks_to_reason(task.messages))
         except FormatError as error:
             return _verdict(False, str(error))
+        answer, gold = alike(answer, gold)
         if problem := misshapen(answer, gold):
             return _verdict(False, problem)
         known = _without_algebra(answer, gold)

@@ -92,7 +92,7 @@ class RepairVerifier:
 
 
 def similarity(patch: str, gold: str) -> float:
-    """How alike two patches are, 0 to 1: the ratio of their changed lines' matching characters, of so many at most.
+    """How alike two patches are, 0 to 1: the ratio of their new lines' matching characters, of so many at most.
 
     The time grows with their product and worse, to 1.5 s: not for an event loop. 0 where one of them changes nothing.
     """
@@ -101,5 +101,11 @@ def similarity(patch: str, gold: str) -> float:
 
 
 def _changes(patch: str) -> str:
-    lines = patch[:20_000].splitlines()
-    return "\n".join(line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---"))
+    """Lines that are put in, less those that are taken out as well: who takes out alone repairs nothing."""
+    lines = [line for line in patch[:20_000].splitlines() if line[:3] not in ("+++", "---")]
+    gone = {_bare(line) for line in lines if line[:1] == "-"}
+    return "\n".join(line[1:] for line in lines if line[:1] == "+" and _bare(line) not in gone)
+
+
+def _bare(line: str) -> str:
+    return line[1:].partition("#")[0].strip()

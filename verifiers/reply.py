@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from verifiers.task import Message
 
 THINK_END = "</think>"
 _BOXED = re.compile(r"\\boxed(?![A-Za-z])")
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)  # stripped afterwards: two blanks would be tried
+MOST = 10
+"""Boxes that may say the same."""
 PYTHON = frozenset({"python", "py", "python3", ""})
 """What may stand after the fence that opens a block of it."""
 
@@ -30,11 +33,16 @@ def after_thinking(reply: str, *, reasoned: bool = True) -> str:
 
 
 def extract_boxed(reply: str, *, reasoned: bool = True) -> str:
-    r"""The content of the one `\boxed{}` after the reasoning, nested braces kept. Raises FormatError."""
+    r"""The content of the one `\boxed{}` after the reasoning, or of several that are the same; nested braces kept.
+
+    Raises FormatError.
+    """
     text = after_thinking(reply, reasoned=reasoned)
-    found = len(_BOXED.findall(text))
-    if found != 1:
-        raise FormatError(f"the answer needs exactly one \\boxed{{}} after {THINK_END}, and has {found}")
+    starts = [match.start() for match in _BOXED.finditer(text)]
+    parts = [text[start:end] for start, end in pairwise((*starts, len(text)))]
+    contents = {last_boxed(part) for part in parts} if len(parts) <= MOST else ()
+    if len(contents) != 1:
+        raise FormatError(f"the answer needs exactly one \\boxed{{}} after {THINK_END}, and has {len(starts)}")
     return last_boxed(text)
 
 
@@ -72,9 +80,9 @@ def extract_code(reply: str, *, reasoned: bool = True, marks: frozenset[str] = P
             f"exactly one fenced block must follow {THINK_END}, which takes two fence lines and not {len(fences)}"
         )
     opening, closing = fences
-    if opening[2].strip(" \t").lower() not in marks:
+    if opening[2].strip(" \t\r").lower() not in marks:
         mark = "python" if marks is PYTHON else min(marks)
         raise FormatError(f"the fenced block must be marked {mark}, not {opening[2].strip()!r:.40}")
-    if closing[2].strip(" \t") or closing[1] != opening[1]:
+    if closing[2].strip(" \t\r") or not closing[1].startswith(opening[1]):
         raise FormatError("the fenced block is not closed by the fence that opened it")
     return text[opening.end() + 1 : closing.start()]

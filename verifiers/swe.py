@@ -1,4 +1,5 @@
-"""Changes to a repository: +1 if its hidden tests pass, 0 if not but the patch is like the real one, else -1 (CWM).
+"""Changes to a repository: +1 if its hidden tests pass, 0 if they run and do not but the patch is like the real one,
+else -1 (CWM).
 
 Payload: where it stands, {"files": {path: text}}, or {"root": a directory of the task's image} with an optional
 "setup_patch"; its hidden tests, {"tests": {path: text}} or {"test_patch": diff} or none, if they are there already; the
@@ -64,7 +65,7 @@ class SweVerifier:
         if len(patch) > PATCH_LIMIT:
             return Verdict.scored(-1.0, correct=False, detail=f"the patch is larger than {PATCH_LIMIT} bytes")
         try:
-            problem = await self._problem(task, patch, sandboxes)
+            problem, ended = await self._problem(task, patch, sandboxes)
         except TamperedError as error:
             return Verdict(Outcome.TAMPERED, self.lowest, False, str(error))
         except InvalidTaskError as error:
@@ -72,27 +73,27 @@ class SweVerifier:
         if not problem:
             return Verdict.scored(1.0, correct=True)
         gold = str(task.payload.get("patch", ""))
-        alike = await asyncio.to_thread(similarity, patch.decode(errors="replace"), gold)
+        alike = await asyncio.to_thread(similarity, patch.decode(errors="replace"), gold) if ended else 0.0
         return Verdict.scored(0.0 if alike >= LIKE else -1.0, correct=False, detail=problem)
 
-    async def _problem(self, task: Task, patch: bytes, sandboxes: Sandboxes) -> str:
-        """What is wrong with the patch; empty if nothing."""
+    async def _problem(self, task: Task, patch: bytes, sandboxes: Sandboxes) -> tuple[str, bool]:
+        """What is wrong with the patch, empty if nothing, and whether the tests ran to their end with it."""
         payload = task.payload
         expected = [*payload["fail_to_pass"], *payload.get("pass_to_pass", ())]
         async with sandboxes.open(checkout.spec_of(payload, task.image)) as sandbox:
             if problem := await _prepare(sandbox, payload, patch):
-                return problem
+                return problem, False
             try:
                 canary = await _Canary.put(sandbox, payload["fail_to_pass"])
                 doubles = await _Doubles.of(sandbox, payload["fail_to_pass"])
             except (ValueError, FileNotFoundError) as error:
-                return f"the patch leaves no place for the tests: {error}"
+                return f"the patch leaves no place for the tests: {error}", False
             run = [canary.before, *_files(expected), canary.after]
             began = time.monotonic()
             said = _reports(await self._run(sandbox, payload, run, self.seconds))
             left = max(self.seconds / 3, self.seconds - (time.monotonic() - began))
         if (problem := canary.judge(said, expected)) or not doubles.texts:
-            return problem
+            return problem, said.done
         # A module that registers what it defines may be imported once; and what ran by now may have changed the files.
         problem, of_doubles = await self._doubled(task, patch, doubles, left, sandboxes)
         if loose := doubles.passed(of_doubles, said):
@@ -100,7 +101,7 @@ class SweVerifier:
             of_gold = (await self._doubled(task, gold, doubles, left, sandboxes))[1] if gold.strip() else _Said()
             if loose := [name for name in loose if not of_gold.passed.get(name)]:
                 raise TamperedError(f"what {loose[0]} compares is equal to something else, too")
-        return problem
+        return problem, of_doubles.done
 
     async def _doubled(
         self, task: Task, patch: bytes, doubles: "_Doubles", seconds: float, sandboxes: Sandboxes

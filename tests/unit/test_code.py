@@ -182,9 +182,52 @@ async def test_an_answer_that_disarms_the_alarm_is_ended_from_outside() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("expected", "source"),
+    [
+        (3, "from fractions import Fraction\ndef f(n): return Fraction(n)"),
+        (3, "from decimal import Decimal\ndef f(n): return Decimal(n)"),
+        (0.5, "from decimal import Decimal\ndef f(n): return Decimal('0.5')"),
+        ([10**400, 0.5], "from fractions import Fraction\ndef f(n): return [Fraction(10**400), Fraction(1, 2)]"),
+        ({1, 2}, "def f(n): return {1: 0, 2: 0}.keys()"),
+        ({(1, 0)}, "def f(n): return {1: 0}.items()"),
+        ([3, True], "import numpy\ndef f(n): return [numpy.int64(3), numpy.bool_(True)]"),
+    ],
+)
+async def test_what_equals_plain_data_is_as_good(expected: object, source: str) -> None:
+    assert (await grade(source, {"tests": [{"call": "f", "args": [3], "expected": expected}]})).correct
+    other = [{"call": "f", "args": [3], "expected": 4}]
+    assert not (await grade(source, {"tests": other})).correct
+
+
+@pytest.mark.parametrize(
+    ("prompt", "source", "caught"),
+    [
+        ("", "class Bad(ValueError): pass\ndef f(n): raise Bad('x')", "ValueError"),
+        ("", "import json\ndef f(n): json.loads('{')", "ValueError"),
+        ("class Bad(Exception): pass", "def f(n): raise Bad('x')", "Bad"),
+        ("class Bad(Exception): pass", "class Worse(Bad): pass\ndef f(n): raise Worse('x')", "Bad"),
+    ],
+)
+async def test_an_exception_is_caught_by_its_bases(prompt: str, source: str, caught: str) -> None:
+    check = "def check(candidate):\n    try:\n        candidate(3)\n        assert False\n    except {}: pass"
+    payload = {"check": check.format(caught), "entry_point": "f", "prompt": prompt}
+    assert (await grade(source, payload)).correct
+    assert not (await grade(source, payload | {"check": check.format("KeyError")})).correct
+
+
+async def test_carriage_returns_and_a_longer_fence() -> None:
+    for reply in (
+        "x</think>\r\n```python\r\ndef f(n):\r\n    return n\r\n```\r\n",
+        "x</think>\n```python\ndef f(n):\n    return n\n`````\n",
+    ):
+        tests = [{"call": "f", "args": [3], "expected": 3}]
+        assert (await CodeVerifier().verify(task({"tests": tests}), Submission(reply), PlainSandboxes())).correct
+
+
 async def test_annotations_are_the_answers_own() -> None:
     source = "def f(n: int):\n    assert all(isinstance(n, kind) for kind in f.__annotations__.values())\n    return n"
-    assert (await grade({"tests": [{"call": "f", "args": [3], "expected": 3}]}, source)).correct
+    assert (await grade(source, {"tests": [{"call": "f", "args": [3], "expected": 3}]})).correct
 
 
 async def test_every_test_has_its_own_time_but_all_together_have_theirs() -> None:

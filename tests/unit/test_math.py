@@ -57,6 +57,18 @@ def first_child(process: psutil.Process) -> psutil.Process:
         *[("\\sqrt{2}", "2^{1/2}"), ("2x+1", "1+2x"), ("2x+1", "y = 2x+1"), ("2x", "x=2x"), ("x=5", "5")],
         *[("1,2", "2, 1"), ("1,2", "1 \\text{ and } 2"), ("(1,2)", "\\left(1, 2\\right)"), ("[0,1)", "[0,1)")],
         *[("2516_8", "2516_{8}"), ("2516_8", "2516"), ("2i", "2\\mathrm{i}"), ("3 \\text{ dozen}", "3 \\text{ dozen}")],
+        *[
+            ("2", "k=2"),
+            ("18", "x = 18"),
+            ("(1,2)", "(x,y)=(1,2)"),
+            ("1,2", "x=1, x=2"),
+            ("1,2", "x=1 \\text{ or } x=2"),
+        ],
+        *[("\\{1,2,3\\}", "1, 2, 3"), ("\\pm 2", "2,-2"), ("1 \\pm \\sqrt{2}", "1+\\sqrt{2}, 1-\\sqrt{2}")],
+        *[("1000", "1{,}000\\text{ dollars}"), ("\\frac13", "0.\\overline{3}"), ("\\frac{7}{6}", "1.1\\overline{6}")],
+        *[("18", "18°"), ("18", "18cm"), ("18", "18 m"), ("[0,\\infty)", "x \\ge 0")],
+        *[("(-\\infty,2)", "x < 2"), ("\\emptyset", "\\varnothing"), ("n \\equiv 3 \\pmod 5", "n \\equiv 3 \\pmod{5}")],
+        *[("B", "\\textbf{(B) }5"), ("-3", "–3"), ("18", "18 pairs of shoes"), ("18", "18 more than Bob")],
         *[("7", "7\\text{ m squared}"), ("x=7", "x = 7"), ("y=2x+1", "2x+1")],
         *[("\\text{Evelyn}", "Evelyn"), ("B", "\\text{(B)}"), ("50\\%", "50\\%"), ("\\frac{\\pi}{2}", "\\pi/2")],
     ],
@@ -70,12 +82,36 @@ async def test_equal_answers_are_right(verifier: MathVerifier, gold: str, answer
     ("gold", "answer"),
     [
         *[("3", "4"), ("3", ""), ("3", "three"), ("3", "nan"), ("3", "\\infty"), ("1000", "1,00"), ("1/3", "0.33")],
-        *[("3", "4=3"), ("3", "x=3"), ("3", "3=3"), ("3", "4\\neq 3"), ("3", "x \\ge 3"), ("3", "\\approx 3")],
+        *[("3", "4=3"), ("3", "x=4=3"), ("3", "3=3"), ("3", "4\\neq 3"), ("3", "x \\ge 3"), ("3", "\\approx 3")],
         *[("3", "4, or else 3"), ("3", "3 or 4"), ("3", "3 \\text{ or } 4"), ("3", "4 \\text{ (not } 3)")],
         *[("3", "2,3"), ("3", "3;4"), ("3", "3\\quad 4"), ("3", "\\pm 3"), ("3", "4\\lor 3"), ("3", "\\{3\\}")],
         *[("2516_8", "2516_9"), ("3", "3_4"), ("2\\mathrm{i}", "2"), ("3", "3\\mathrm{i}"), ("x=7", "x=4=7")],
         *[("3", "3 million"), ("3", "3\\text{ million}"), ("3", "3 minus one"), ("3", "3\\text{x}")],
         *[("3 \\text{ dozen}", "3"), ("3", "3 squared")],
+        *[("3", f"3 {word}") for word in ("tenths", "hundredths", "fifths", "halves", "lakh", "pairs", "per cent")],
+        *[
+            ("3", "3 over four"),
+            ("3", "3\\text{ factorial}"),
+            ("3", "3\\text{ k}"),
+            ("3", "4=3"),
+            ("3", "3m"),
+            ("3", "3xy"),
+        ],
+        *[("1,2", "x=1, y=2"), ("1,2", "x=1, x=2, x=5"), ("\\{1,2,3\\}", "1,2,3,4"), ("\\{1,2,3\\}", "1,2")],
+        *[
+            ("\\pm 2", "2"),
+            ("\\pm 2", "2,-2,3"),
+            ("\\pm 2", "2,2"),
+            ("\\frac13", "0.\\overline{4}"),
+            ("[0,\\infty)", "x > 0"),
+        ],
+        *[
+            ("[0,\\infty)", "x \\le 0"),
+            ("B", "\\textbf{(A) }5"),
+            ("B", "(A), (B)"),
+            ("B", "(B) or (A)"),
+            ("B", "(B) A"),
+        ],
         *[("10", "10\\%"), ("10", "10 \\text{ percent}"), ("10", "10%"), ("0.1", "10\\%")],
         *[("2", "1,2,3,4,5,6,7,8,9"), ("1,2", "1,2,3"), ("(1,2)", "(2,1)"), ("\\frac{1}{2}", "\\frac12 \\text{ or }3")],
         *[("\\frac{\\pi}{2}", "5\\lor\\frac{\\pi}{2}"), ("2x+1", "2x+1=2x+1=3"), ("B", "A"), ("B", "A \\text{ or } B")],
@@ -95,7 +131,6 @@ async def test_other_answers_are_wrong(verifier: MathVerifier, gold: str, answer
         "</think>4",
         "</think>\\boxed{4}</think>",
         "</think>a</think>\\boxed{4}",
-        "</think>\\boxed{4} or \\boxed{4}",
         "</think>\\boxed{3} \\boxed{4}",
         "</think>\\boxed 4",
         "</think>\\boxed{4",
@@ -111,6 +146,12 @@ async def test_a_broken_format_is_scored_and_wrong(verifier: MathVerifier, reply
 async def test_a_task_that_asks_for_no_reasoning_takes_an_answer_without(verifier: MathVerifier) -> None:
     for reply, right in [("\\boxed{4}", True), ("so</think>\\boxed{4}", True), ("a</think>b</think>\\boxed{4}", False)]:
         verdict = await verifier.verify(task("4", "Answer."), Submission(reply), PlainSandboxes())
+        assert verdict.correct is right
+
+
+async def test_the_same_box_twice_is_one_answer(verifier: MathVerifier) -> None:
+    for reply, right in (("\\boxed{4}. So $\\boxed{4}$.", True), ("\\boxed{4} or \\boxed{ 5 }", False)):
+        verdict = await verifier.verify(task("4"), Submission(f"</think>{reply}"), PlainSandboxes())
         assert verdict.correct is right
 
 

@@ -307,6 +307,8 @@ def test_similarity_is_of_changed_lines_alone() -> None:
     assert LIKE <= similarity(GOLD.replace("x * 2", "x * 4"), GOLD) < 1.0
     assert similarity("", GOLD) == similarity("", "") == similarity("It works now.", "") == 0.0
     assert similarity("words without changes", GOLD) == 0.0
+    idle = "-    return x * 3\n+    return x * 3  # x * 2\n"
+    assert similarity(idle, GOLD) == similarity("-    return x * 3\n", GOLD) == 0.0, "nothing is put in"
 
 
 def test_no_patch_makes_the_comparison_slow() -> None:

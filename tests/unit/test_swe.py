@@ -76,6 +76,10 @@ async def test_the_repair_passes_and_what_is_like_it_earns_nothing_but_nothing_l
     near = await grade(FIX.replace("+    return a + b", "+    return a + b + 1"))
     assert (near.reward, near.correct) == (0.0, False)
     assert "2 of 2 tests failed, tests/test_shop.py::test_add first" in near.detail
+    left = await grade(
+        FIX.replace("+    return a + b", "+    import os\n+    os._exit(0)\n+    return a + b").replace("+1,2", "+1,4")
+    )
+    assert (left.outcome, left.reward) == (Outcome.SCORED, -1.0), "the tests did not end"
     far = await grade(new("other.py", "nothing = 'at all like it'\n" * 5))
     assert (far.reward, far.correct) == (-1.0, False)
     assert "1 of 2 tests failed" in far.detail
