@@ -35,6 +35,7 @@ from rollout_workers.sandbox.box import (
 )
 from rollout_workers.sandbox.channel import Channel, ChannelNonsenseError, finish
 from rollout_workers.sandbox.plain import KEEPER, PlainChannel
+from rollout_workers.scratch import pid_namespace
 from verifiers.sandbox import SandboxError, SandboxSpec, SandboxUnavailable
 
 BASE_IMAGE: Final = "cwm-rl-base:local"
@@ -465,7 +466,7 @@ def labels(run: str, deadline: float) -> dict[str, str]:
 def _host() -> str:
     """What process ids mean: this boot, this pid namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
+    return f"{boot}:{pid_namespace()}"
 
 
 def _uid(spec: SandboxSpec) -> int:
