@@ -272,9 +272,12 @@ class Reader:
         return found[0] if found else None
 
     def returns(self, group: int) -> dict[EpisodeKey, tuple[float, int]]:
-        """Of those members that have a reward: it, and their sampled tokens."""
-        select = "SELECT idx, attempt, reward, sampled_tokens FROM episodes WHERE group_id = ? AND reward IS NOT NULL"
-        rows = self._connection.execute(select, (group,))
+        """Of those members that have a reward and were not dropped, in their order: it, and their sampled tokens."""
+        select = (
+            "SELECT idx, attempt, reward, sampled_tokens FROM episodes "
+            "WHERE group_id = ? AND reward IS NOT NULL AND state != ? ORDER BY idx, attempt"
+        )
+        rows = self._connection.execute(select, (group, State.DROPPED.value))
         return {EpisodeKey(group, index, attempt): (reward, tokens) for index, attempt, reward, tokens in rows}
 
     def domains(self) -> list[str]:

@@ -267,7 +267,7 @@ class Tokens(_Answer):
 
     key: str
     advantage: float | None
-    """Reward minus the group's mean, weighted by length; None unless it was scored."""
+    """By the run's estimator, among the scored members of its group that were not dropped; None if it is not one."""
     trajectories: tuple[tuple[Segment, ...], ...]
 
 
