@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = add("train", _train, "Train from a configuration, on this machine or on the cluster of RAY_ADDRESS.")
     _config_options(train)
-    train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and what would start")
+    train.add_argument(
+        "--dry-run", action="store_true", help="print the resolved configuration, and to stderr what would start"
+    )
 
     controls = add("controls", _controls, "Take a run twice so that it cannot learn, and show that it does not.")
     _config_options(controls)
@@ -293,12 +295,13 @@ def _backend_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from rl import config, plan
+    from rl import config, plan, prepare
 
     settings = config.load(options.config, options.set)
     if options.dry_run:
-        print(settings.model_dump_json(indent=2))
-        print("\n".join(plan.in_words(settings)))
+        prepare.load_tasks(settings)
+        print(settings.model_dump_json(indent=2), flush=True)
+        _say_aside("\n".join(plan.in_words(settings)))
         return OK
     return _execute(settings, None)
 

@@ -58,8 +58,13 @@ class ModelConfig(_Model):
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "ModelConfig":
-        if (self.path is None) == (self.init is None):
+        if self.path is None and self.init is None:
             raise ValueError("give either model.path or [model.init]")
+        if self.path is not None and self.init is not None:
+            raise ValueError(
+                "give either model.path or [model.init], not both; to put a model in the place of a file's "
+                "[model.init], say --set 'model={ path = \"...\" }'"
+            )
         return self
 
 
@@ -234,7 +239,8 @@ class Config(_Model):
     eval: EvalConfig | None = Field(None, description="None evaluates nothing.")
     verifiers: dict[str, dict[str, PartConfig]] = Field(
         {},
-        description="What scores the tasks that name a verifier: verifier -> weight, or more of it. Without, itself.",
+        description="What scores the tasks that name a verifier: verifier -> weight, or more of it. Without an entry "
+        "that is the verifier itself; in one it scores only if it is named, too.",
     )
     rollout: RolloutConfig = RolloutConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
@@ -350,7 +356,9 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
         return message
     if error["type"] == "string_type":
         message += "; a text that looks like a number or a date is quoted twice, \"'42'\""
-    return f"{key}: {message}" + ("" if error["type"] == "missing" else f", not {error['input']!r:.80}")
+    of_a_table = error["type"] == "value_error" and isinstance(error["input"], dict)  # which then says all itself
+    unshown = error["type"] == "missing" or of_a_table
+    return f"{key}: {message}" + ("" if unshown else f", not {error['input']!r:.80}")
 
 
 def _known(model: Any, path: Sequence[str]) -> list[str]:

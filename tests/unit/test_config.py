@@ -8,7 +8,7 @@ import pytest
 from fakes import config_of
 from pydantic import BaseModel, ValidationError
 
-from rl.config import Config, ConfigError, changed, load
+from rl.config import Config, ConfigError, ModelConfig, changed, load
 from rl.init_model import InitModel
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,9 @@ def test_a_wrong_value_is_named_with_its_key(minimal: Path, override: str, words
 
 
 def test_a_model_is_a_path_or_a_shape(minimal: Path) -> None:
-    assert "give either model.path or [model.init]" in refusal(minimal, "model.init.layers=2")
+    assert refusal(minimal, "model.init.layers=2").endswith("say --set 'model={ path = \"...\" }'")
+    minimal.write_text('[model.init]\n[[data.sources]]\npath = "t"\n')
+    assert load(minimal, ['model={ path = "m" }']).model == ModelConfig(path="m")
     minimal.write_text('[model]\ndtype = "float32"\n[[data.sources]]\npath = "t"\n')
     assert "give either model.path or [model.init]" in refusal(minimal)
     minimal.write_text('[[data.sources]]\npath = "t"\n')
