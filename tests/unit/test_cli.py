@@ -528,6 +528,21 @@ def test_numbers_that_a_benchmark_cannot_have(words: tuple[str, ...], capsys: py
     assert f"argument {words[1]}: invalid" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--episodes", "1"), "1 episodes are no run"),
+        (("--frozen", "-3"), "-3 of 200 clients cannot be frozen"),
+        (("--frozen", "20", "--clients", "20"), "20 of 20 clients cannot be frozen"),
+        (("--seconds", "0"), "in 0 s nothing is measured"),
+    ],
+)
+def test_a_benchmark_of_the_service_that_cannot_be(
+    words: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sentence in refusal(capsys, "bench", "service", *words)
+
+
 @pytest.mark.parametrize("words", [("--shape", "8b"), ("--tokens", "1", "9"), ("--microbatch", "10")])
 def test_a_benchmark_of_the_learner_that_cannot_be(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert exits("bench", "learner", *words) == 2
@@ -535,7 +550,7 @@ def test_a_benchmark_of_the_learner_that_cannot_be(words: tuple[str, ...], capsy
 
 
 def test_what_is_said_to_nobody_ends_no_run(tmp_path: Path) -> None:
-    script = "from rl.cli import _say\nfor _ in range(3): _say('lag \u2264 4')\nopen('done', 'w').close()"
+    script = "from rl.console import say\nfor _ in range(3): say('lag \u2264 4')\nopen('done', 'w').close()"
     for command in (f"python -c {shlex.quote(script)} | true", f"python -c {shlex.quote(script)} > /dev/full"):
         (tmp_path / "done").unlink(missing_ok=True)
         paths = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
