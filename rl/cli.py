@@ -123,6 +123,9 @@ def _add_runs(commands: Any) -> None:
     resume.add_argument("run", type=Path, help="directory of the run")
     set_option(resume, "change a setting, e.g. run.steps=10")
 
+    keys = group(commands, "config", "Say what a configuration may hold.")
+    add(keys, "keys", _config_keys, "Print every key with its type, its default and what it is for.")
+
 
 def _add_finished_runs(commands: Any) -> None:
     audit = add(commands, "audit", _audit, "Add a run's ledger up; exit code 1 if it does not.")
@@ -253,6 +256,13 @@ def _train(options: argparse.Namespace) -> int:
         say_aside("\n".join(plan.in_words(settings)))
         return OK
     return _execute(settings, None)
+
+
+def _config_keys(_: argparse.Namespace) -> int:
+    from rl import keys
+
+    print("\n".join(keys.in_words()))
+    return OK
 
 
 def _resume(options: argparse.Namespace) -> int:
