@@ -36,12 +36,13 @@ class Batch:
 class Inbox:
     """Where the rollout side puts groups and the learner's side takes batches."""
 
-    def __init__(self, config: AlgorithmConfig, vocab_size: int, ledger: Ledger, patience: int) -> None:
+    def __init__(self, config: AlgorithmConfig, vocab_size: int, ledger: Ledger, patience: int, seed: int) -> None:
         self._config = config
         self._estimator = ADVANTAGES[config.advantage]
         self._vocab_size = vocab_size
         self._ledger = ledger
         self._patience = patience
+        self._seed = seed
         self._waiting: list[Group] = []
         self._fruitless = 0
         self._changed = asyncio.Condition()
@@ -90,7 +91,7 @@ class Inbox:
 
     def _advantages(self, group: Group) -> list[float]:
         """Of its members, in their order."""
-        graded = shuffled(group, 0) if self._config.shuffle_rewards else group
+        graded = shuffled(group, self._seed) if self._config.shuffle_rewards else group
         return of_group(graded, self._estimator).tolist()
 
     def _cut(self) -> list[Group]:

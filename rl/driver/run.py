@@ -240,7 +240,8 @@ async def opened(config: Config, directory: Path, pools: list[Pool], say: Say) -
             ways = publisher.opened(config, directory, learner, fleet, size.result())
             transport = await stack.enter_async_context(ways)
         say(fleet.sandbox)
-        inbox = Inbox(config.algorithm, renderer.vocab_size, ledger, config.guard.zero_advantage_groups)
+        patience = config.guard.zero_advantage_groups
+        inbox = Inbox(config.algorithm, renderer.vocab_size, ledger, patience, config.run.seed)
         run = Run(config, directory, ledger, learner, fleet, inbox, transport, say, waits, live)
         if ledger.newest_checkpoint() is None:
             await run.save(0)

@@ -22,7 +22,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def inbox_of(ledger: Ledger, *, budget: int = 6, patience: int = 9, **algorithm: int) -> Inbox:
     config = AlgorithmConfig.model_validate({"token_budget": budget, "max_lag": 1} | algorithm)
-    return Inbox(config, 288, ledger, patience)
+    return Inbox(config, 288, ledger, patience, seed=0)
 
 
 def dropped(ledger: Ledger) -> dict[DropReason, int]:

@@ -42,7 +42,7 @@ class Kept(Inbox):
     """An inbox that also remembers what was put into it."""
 
     def __init__(self, config: Config, ledger: Ledger) -> None:
-        super().__init__(config.algorithm, 288, ledger, patience=1000)
+        super().__init__(config.algorithm, 288, ledger, patience=1000, seed=0)
         self.groups: list[Group] = []
 
     async def put(self, group: Group) -> None:
@@ -308,7 +308,8 @@ async def test_a_resumed_run_admits_by_the_batches_it_took_itself(ledger: Ledger
     with Reader(ledger.path) as reader:
         before = reader.groups
         rolling = asyncio.create_task(Rollouts(settings, endless(), FakeFleet(act, 20), ledger, inbox).run())  # type: ignore[arg-type]
-        await asyncio.sleep(0.3)
+        await until(lambda: reader.groups - before >= 3)
+        await asyncio.sleep(0.2)
         started = reader.groups - before
     await stopped(rolling)
     assert started == 3  # room for twelve episodes, six of which are still learnt from
@@ -331,7 +332,8 @@ async def test_a_learner_that_waits_gets_no_episodes_that_will_be_too_old_for_it
     with Reader(ledger.path) as reader:
         before = reader.groups
         rolling = asyncio.create_task(Rollouts(settings, endless(), fleet, ledger, inbox).run())  # type: ignore[arg-type]
-        await asyncio.sleep(0.3)
+        await until(lambda: reader.groups - before >= 6)
+        await asyncio.sleep(0.2)
         assert reader.groups - before == 6  # two steps of three groups; there are slots for ten
         held.set()  # they teach nothing, and others are started in their place
         await until(lambda: reader.groups - before > 60)
@@ -350,8 +352,9 @@ async def test_a_group_that_waits_for_a_straggler_counts_whole(ledger: Ledger) -
     fleet = FakeFleet(act, 4)
     rollouts = Rollouts(settings, endless(), fleet, ledger, Kept(settings, ledger))  # type: ignore[arg-type]
     rolling = asyncio.create_task(rollouts.run())
-    await asyncio.sleep(0.3)
     with Reader(ledger.path) as reader:
+        await until(lambda: reader.groups >= 2)
+        await asyncio.sleep(0.2)
         started = reader.groups
     await stopped(rolling)
     assert started == 2
@@ -373,7 +376,7 @@ async def test_without_lag_a_wave_ends_before_the_next_begins(ledger: Ledger) ->
         await asyncio.sleep(0.2)
         assert reader.groups == 0  # no learner waits
         learner = asyncio.create_task(inbox.take())
-        await until(lambda: len(inbox.groups) == 1)
+        await until(lambda: len(inbox.groups) == 1 and reader.groups >= 2)
         await asyncio.sleep(0.2)
         assert reader.groups == 2
         assert ledger.publish(0) == 1
