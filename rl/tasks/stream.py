@@ -9,6 +9,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rl.tasks.epochs import Epochs
 from rl.tasks.generated import GeneratedSource
 from verifiers.task import Task
 
@@ -99,16 +100,11 @@ class FilePool:
         self.domain = domain
         self.tasks = tasks
         self.verifiers = frozenset(task.verifier for task in tasks)
-        self._seed = seed
-        self._epoch, self._order = -1, list[int]()
+        self._order = Epochs(len(tasks), seed)
 
     def task(self, number: int) -> Task:
         """See `Pool.task`."""
-        epoch, place = divmod(number, len(self.tasks))
-        if epoch != self._epoch:
-            chance = random.Random(f"{self._seed}/{epoch}")  # noqa: S311
-            self._epoch, self._order = epoch, chance.sample(range(len(self.tasks)), len(self.tasks))
-        return self.tasks[self._order[place]]
+        return self.tasks[self._order(number)]
 
     def drawn(self, counts: Mapping[str, int]) -> int:
         """See `Pool.drawn`."""
