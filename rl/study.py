@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rl.config import Config, ConfigError, changed
 from rl.ledger import Reader
 from rl.ledger.schema import FILE
-from rollout_workers.weights import replacing
+from rollout_workers.files import replacing
 
 LAGS: Final = (0, 1, 2, 4, 8)
 CORRECTIONS: Final = ("none", "decoupled")

@@ -17,13 +17,14 @@ from rollout_workers.clock import Clock
 from rollout_workers.config import RolloutConfig
 from rollout_workers.engine import Engine, EngineError, Greedy
 from rollout_workers.episode import run_episode
+from rollout_workers.files import replacing
 from rollout_workers.renderer import Renderer
 from rollout_workers.sandbox.pool import Pool
 from rollout_workers.sandbox.reaper import reaping
 from rollout_workers.sandbox.select import choose
 from rollout_workers.scratch import RECEIVED, SHARED_MEMORY, scratch
 from rollout_workers.trajectory import Episode, EpisodeKey, Failed
-from rollout_workers.weights import WeightsError, WeightsRef, replacing, sees
+from rollout_workers.weights import WeightsError, WeightsRef, sees
 from verifiers.combine import Combined, Part
 from verifiers.runner import Grader
 from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec

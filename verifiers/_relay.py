@@ -10,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from verifiers.errors import InvalidTaskError
 from verifiers.sandbox import ExecResult, Sandbox, SandboxUnavailable
 
 OUTPUT_LIMIT = 1 << 20
@@ -27,10 +28,6 @@ Call = Sequence[Any]
 
 class TamperedError(Exception):
     """The private channel carried what the runner did not write: the candidate forged it."""
-
-
-class InvalidTaskError(Exception):
-    """The task's own code failed where no candidate had a part in it."""
 
 
 @dataclass(frozen=True, slots=True)

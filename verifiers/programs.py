@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from verifiers._plain import encode
-from verifiers._relay import Budget, InvalidTaskError, Solution, ask, room
+from verifiers._relay import Budget, Solution, ask, room
 from verifiers.code_tests import TestResult, rows_of
+from verifiers.errors import InvalidTaskError
 from verifiers.reply import PYTHON
 from verifiers.sandbox import ExecResult, Sandbox, Sandboxes, SandboxSpec
 

@@ -42,7 +42,7 @@ class Actor(msgspec.Struct, frozen=True):
 
     name: str
     state: str
-    """`up`, `starting` or `lost`."""
+    """`up` or `starting`; one that is lost starts anew at once."""
     seen: float | None = None
     """When it last answered, Unix seconds. A learner answers between two steps."""
     pid: int | None = None

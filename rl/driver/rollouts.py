@@ -9,9 +9,8 @@ from rl.algorithm.staleness import capacity
 from rl.config import Config
 from rl.driver.fleet import Fleet, Worker, WorkerLost
 from rl.driver.inbox import Inbox
-from rl.ledger.states import DropReason
 from rl.ledger.writer import Ledger
-from rollout_workers.trajectory import Episode, EpisodeKey, FailureReason
+from rollout_workers.trajectory import DropReason, Episode, EpisodeKey, FailureReason
 from verifiers.task import Task
 from verifiers.verdict import Verdict
 

@@ -31,8 +31,8 @@ from rl.progress import Say
 from rl.reports import report
 from rl.tasks.stream import Pool, softened, stream
 from rl.train import train
+from rollout_workers.files import replacing
 from rollout_workers.renderer import Renderer
-from rollout_workers.weights import replacing
 from rollout_workers.worker import WorkerSetup
 
 

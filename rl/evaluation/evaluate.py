@@ -14,8 +14,8 @@ from typing import Any
 
 from rl.driver.fleet import Fleet, Worker, WorkerLost
 from rl.tasks.generated import GeneratedSource
+from rollout_workers.files import replacing
 from rollout_workers.trajectory import Episode, EpisodeKey, FailureReason
-from rollout_workers.weights import replacing
 from verifiers.task import Message, Task
 from verifiers.verdict import Verdict
 

@@ -10,8 +10,8 @@ from typing import Self
 
 from rl.ledger import codec, queries, schema
 from rl.ledger.records import Counts, Fault, Record, Step
-from rl.ledger.states import DropReason, LedgerError, State
-from rollout_workers.trajectory import EpisodeKey
+from rl.ledger.states import LedgerError, State
+from rollout_workers.trajectory import DropReason, EpisodeKey
 from verifiers.verdict import Outcome
 
 _SELECT = """

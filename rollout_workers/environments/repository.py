@@ -11,7 +11,7 @@ from rollout_workers.environments.protocol import COMMANDS, Left
 from rollout_workers.tools.calls import ToolError, find_call
 from rollout_workers.tools.repository import TOOLS, Repository
 from verifiers import checkout
-from verifiers._relay import InvalidTaskError
+from verifiers.errors import InvalidTaskError
 from verifiers.repair import PATCH
 from verifiers.reply import FormatError, after_thinking, asks_to_reason
 from verifiers.sandbox import Sandboxes, SandboxUnavailable

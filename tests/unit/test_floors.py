@@ -126,6 +126,21 @@ def test_there_is_no_cycle() -> None:
         pytest.fail(f"imports go in a circle: {' <- '.join(error.args[1])}")
 
 
+def test_the_algorithm_is_pure() -> None:
+    for name, path in modules().items():
+        if name.startswith("rl.algorithm."):
+            others = {one for one in imports(path) if one.startswith("rl.") and not one.startswith("rl.algorithm.")}
+            assert not others, f"{relative(path)} imports {', '.join(sorted(others))}"
+
+
+def test_no_private_name_is_imported_from_another_floor() -> None:
+    for name, path in modules().items():
+        for one in imports(path):
+            floor, *parts = one.split(".")
+            if floor in FLOORS and floor != name.split(".")[0]:
+                assert not any(part.startswith("_") for part in parts), f"{relative(path)} imports {one}"
+
+
 def test_nothing_is_unpickled() -> None:
     for path in modules().values():
         names = {name.split(".")[0] for name in imports(path)} & UNPICKLERS
