@@ -21,7 +21,7 @@ class Outcome(StrEnum):
     """A failure of ours, proven from outside the sandbox."""
 
     @property
-    def ours(self) -> bool:
+    def is_infrastructure(self) -> bool:
         """Whether it says nothing of the answer, and is worth a retry."""
         return self in (Outcome.VERIFIER_ERROR, Outcome.INFRA_ERROR)
 

@@ -21,7 +21,7 @@ from rl.driver.inbox import Batch
 from rl.driver.rollouts import Rollouts
 from rl.ledger import Reader
 from rl.progress import Say
-from rollout_workers.environments import Left
+from rollout_workers.environments import Remaining
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Limits, Message, Submission, Task
 from verifiers.verdict import Verdict
@@ -70,7 +70,7 @@ class Slow:
     def __init__(self, mean: float, sigma: float) -> None:
         self._mean, self._sigma = mean, sigma
 
-    async def respond(self, reply: str, left: Left) -> Message:
+    async def respond(self, reply: str, left: Remaining) -> Message:
         """An answer, later."""
         if self._mean:
             # The mean of exp N(μ, σ²) is exp(μ + σ²/2).

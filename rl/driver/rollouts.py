@@ -121,7 +121,7 @@ class Rollouts:
         """The verdict; asked for again where we failed, for what was sampled is not lost by that."""
         for _ in range(self._config.guard.retries):
             verdict = await self._fleet.grade(worker, task, episode)
-            if not verdict.outcome.ours:
+            if not verdict.outcome.is_infrastructure:
                 return verdict
         return await self._fleet.grade(worker, task, episode)
 

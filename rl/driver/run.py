@@ -14,7 +14,7 @@ from rl.cluster import Actor
 from rl.config import Config
 from rl.driver import publisher
 from rl.driver.fleet import Fleet
-from rl.driver.heart import Heart
+from rl.driver.heartbeat import Heartbeat
 from rl.driver.inbox import Batch, Inbox
 from rl.driver.live import Live
 from rl.driver.publisher import Transport
@@ -215,7 +215,7 @@ async def opened(config: Config, directory: Path, pools: list[Pool], say: Say) -
     async with AsyncExitStack() as stack:
         ledger = stack.enter_context(Ledger.open(directory))
         waits = Waits()
-        heart = await stack.enter_async_context(Heart.beating(directory, waits))
+        heart = await stack.enter_async_context(Heartbeat.beating(directory, waits))
         trackers.start(directory, config.run.trackers)
         store(config, directory)  # after a resume with other settings, the next one goes on with these
         model = fall_back(ledger, base, say)

@@ -120,7 +120,7 @@ async def _sample(fleet: Fleet, worker: Worker, key: EpisodeKey, which: HeldOut,
             episode = result
         async with worker.gradings:
             verdict = await fleet.grade(worker, task, episode)
-        if not verdict.outcome.ours:
+        if not verdict.outcome.is_infrastructure:
             break
     return _told(which, key.index, episode, verdict, failure)
 

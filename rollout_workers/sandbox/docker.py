@@ -46,7 +46,7 @@ KILLED: Final = 128 + 9
 """Exit code by SIGKILL."""
 REMOVALS: Final = 3
 OWN_PROCESSES: Final = 16
-"""The agent, nurses, and children of the agent that move files; commands have their own limit beside it."""
+"""The agent, supervisors, and children of the agent that move files; commands have their own limit beside it."""
 FULL: Final = 0.95
 """Share of its memory with which a sandbox is out of it, where nobody was killed."""
 SAFE_RUNC, NEXT_RUNC, SAFE_NEXT_RUNC = (1, 2, 8), (1, 3, 0), (1, 3, 3)

@@ -24,7 +24,7 @@ from transformers import (
 from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner import model, weights
 from rl.learner.learner import Learner, LearnerSetup, StepRefused
-from rl.learner.packing import Row, dealt, pack, row
+from rl.learner.packing import Row, balanced_shares, pack, row
 from rollout_workers.clock import Clock
 from rollout_workers.scratch import SHARED_MEMORY
 from rollout_workers.trajectory import Completion, Context, Trajectory
@@ -299,7 +299,7 @@ def test_minibatches_are_steps_one_after_the_other(path: Path, learner: Any, wei
     rows = batch(path)
     several, each = learner(minibatches=3), learner()
     stats = several.step(rows)
-    found = [each.step(share) for share in dealt(rows, 3)]
+    found = [each.step(share) for share in balanced_shares(rows, 3)]
     assert same(weights_of(several), weights_of(each))
     assert stats["loss"] == pytest.approx(sum(one["loss"] for one in found), rel=1e-9)
     assert stats["grad_norm"] == max(one["grad_norm"] for one in found)
@@ -317,7 +317,7 @@ def test_a_correction_clips_against_the_learner_before_all_minibatches(
     plain, decoupled = learner(**large), learner(correction="decoupled", **large)
     anew = learner(correction="decoupled", lr=3e-2)
     clipped = [one.step(rows)["clip_fraction"] for one in (plain, decoupled)]
-    for share in dealt(rows, 2):
+    for share in balanced_shares(rows, 2):
         assert anew.step(share)["clip_fraction"] == 0  # against itself
     assert clipped[0] == clipped[1] > 0
     found = [weights_of(one) for one in (plain, decoupled, anew)]
