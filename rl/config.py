@@ -146,7 +146,7 @@ class AlgorithmConfig(_Model):
     def _corrects_what_clips(self) -> "AlgorithmConfig":
         if self.correction != "none" and self.loss != "clip":
             raise ValueError(f"correction = '{self.correction}' goes with loss = 'clip', not with '{self.loss}'")
-        if self.correction_floor >= self.correction_cap:
+        if self.correction == "icepop" and self.correction_floor >= self.correction_cap:
             raise ValueError(f"correction_floor must be below correction_cap, {self.correction_cap:g}")
         return self
 

@@ -19,7 +19,7 @@ class MixtureStage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     from_step: int = Field(0, ge=0)
-    """The first step it holds for, until the next stage."""
+    """It holds for what is drawn once so many steps were taken, until the next stage."""
     weights: dict[str, float]
     """Domain -> weight; one that is not named is not drawn."""
     solve_rate: tuple[float, float] | None = None
