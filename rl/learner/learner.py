@@ -83,11 +83,11 @@ class Learner:
 
     @property
     def policy(self) -> Any:
-        """The model."""
+        """The model that is trained."""
         return self._model
 
     def size_bytes(self) -> int:
-        """Of the weights, once the model is loaded."""
+        """Bytes of the weights, once the model is loaded."""
         return sum(parameter.nbytes for parameter in self._model.parameters())
 
     def step(self, rows: Sequence[Row]) -> dict[str, float]:

@@ -130,7 +130,7 @@ def _mean_lag(lag: Mapping[str, int]) -> float:
 
 
 def in_words(found: Mapping[str, Any]) -> str:
-    """For people."""
+    """The result as text for people."""
     name = {"learner": "the learner", "balanced": "nothing alone"}.get(found["bottleneck"], found["bottleneck"])
     lines = [f"What held it up: {name}. {found['why'][0].upper()}{found['why'][1:]}; {found['advice']}."]
     for of in ("training", "learner", "slots", "queues"):
