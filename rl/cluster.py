@@ -105,11 +105,11 @@ class Actor:
             raise
 
     def start(self, method: str, *arguments: Any) -> Any:
-        """Call; returns Ray's reference to the result."""
+        """Call without waiting; returns Ray's reference to the result."""
         return getattr(self._handle, method).remote(*arguments)
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Call and wait for nothing."""
+        """Call without waiting for the result."""
         self.start(method, *arguments)
 
     def kill(self) -> None:
@@ -180,19 +180,19 @@ class PushClient:
         """Of the weights that are sent next; whoever sends sets it first."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Engines meet the sender. Raises what a worker raises, or ray's GetTimeoutError."""
+        """Connect all engines to the sender. Raises what a worker raises, or ray's GetTimeoutError."""
         self._all("init_weight_transfer_engine", init_info)
 
     def start_weight_update(self) -> None:
-        """Engines pause."""
+        """Pause sampling in all engines."""
         self._all("start_weight_update")
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Engines receive; runs beside the broadcast."""
+        """All engines receive the tensors; runs beside the broadcast that sends them."""
         self._all("update_weights", update_info)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Engines go on under `version`; the sender does not know it."""
+        """Resume sampling under `self.version`; the sender passes no version of ours."""
         self._all("finish_weight_update", self.version)
 
     def _all(self, method: str, *arguments: Any) -> None:
@@ -243,7 +243,7 @@ def connected(config: ClusterConfig, run: Path, cpus: float, gpus: float) -> Ite
 
 
 def offered(cpus: float, gpus: float) -> dict[str, int]:
-    """By a local cluster: whole CPUs, this machine's at least, and whole GPUs; where none is asked for, Ray looks."""
+    """For `ray.init` of a local cluster: this machine's CPUs at least; GPUs if asked for, else Ray counts them."""
     processors = {"num_cpus": max(os.cpu_count() or 1, math.ceil(cpus))}
     return processors | {"num_gpus": math.ceil(gpus)} if gpus else processors
 

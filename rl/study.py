@@ -137,7 +137,7 @@ def _clear(directory: Path) -> None:
 
 
 def course(directory: Path) -> Course:
-    """Of a finished run."""
+    """Rewards, times and evaluations of a finished run."""
     report = json.loads((directory / "report.json").read_text())
     with Reader(directory) as reader:
         steps = reader.steps()

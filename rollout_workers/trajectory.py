@@ -111,11 +111,11 @@ class FailureReason(StrEnum):
     """Why an episode ended without anything to score."""
 
     PROMPT_TOO_LONG = "prompt_too_long"
-    """Of the task: no retry can help."""
+    """The task's own fault: no retry can help."""
     DEADLINE = "deadline"
     """Its acting part outlasted `Limits.seconds`, which is mostly our own speed."""
     INFRA_ERROR = "infra_error"
-    """Of ours: worth a retry."""
+    """A failure of ours: worth a retry."""
 
 
 class DropReason(StrEnum):

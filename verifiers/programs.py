@@ -47,7 +47,7 @@ LANGUAGES: Final[Mapping[str, Language]] = {
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A source in its language."""
+    """A program's source, and its language."""
 
     source: str
     language: Language
@@ -87,7 +87,7 @@ def parse_stdin_tests(rows: object) -> list[StdinTest]:
 
 
 def parse_language(payload: Mapping[str, Any], known: Mapping[str, Language]) -> Language:
-    """Raises ValueError."""
+    """The language that a payload names, Python if none. Raises ValueError."""
     name = payload.get("language", "python")
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"the language {name!r:.40} is not known; known are {', '.join(sorted(known))}")

@@ -53,5 +53,5 @@ class Verdict:
     def scored(
         cls, reward: float, *, correct: bool, detail: str = "", parts: Mapping[str, float] | None = None
     ) -> "Verdict":
-        """The ordinary verdict."""
+        """A verdict with a reward, the ordinary one."""
         return cls(Outcome.SCORED, reward, correct, detail, parts or {})

@@ -269,7 +269,7 @@ class _Done:
         self._tokens: list[int] = []
 
     def add(self, batch: Batch) -> None:
-        """One more."""
+        """Count one more batch."""
         self._at.append(time.monotonic())
         self._tokens.append(_sampled(batch))
 
@@ -293,6 +293,6 @@ def _unsaid(text: str) -> None:
 
 
 def in_words(found: Mapping[str, Any]) -> str:
-    """For people."""
+    """The result as text for people."""
     values = found["async"]
     return "\n".join(f"{name:>32}  {value:,.4g}" for name, value in values.items())

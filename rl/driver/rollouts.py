@@ -36,12 +36,15 @@ class Rollouts:
     async def run(self) -> None:
         """Until cancelled. Raises FleetError."""
         async with asyncio.TaskGroup() as groups:
-            for task in self._tasks:
+            while True:
                 while not self._may_start():
                     self._ended.clear()
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_LOOK_AGAIN):
                             await self._ended.wait()
+                task = next(self._tasks, None)  # not before it may start: limits and mixture are those of this step
+                if task is None:
+                    return
                 groups.create_task(self._group(task, self._fleet.least_loaded()), name=f"group of {task.id}")
                 await asyncio.sleep(0)  # lets it count itself as running
 
@@ -55,17 +58,16 @@ class Rollouts:
             return self._in_a_wave() and free
         if not free:
             return False
-        per_step, size = inbox.episodes_per_batch, config.algorithm.group_size
-        if inbox.starving and not per_step:  # nobody knows yet how many a step takes
+        each, size = inbox.tokens_per_episode, config.algorithm.group_size
+        if not each:  # nobody knows yet how many a step takes; slots are not to wait for stragglers
             return self._running < 2 * config.rollout.slots * config.rollout.workers
         room = capacity(
             max_lag=config.algorithm.max_lag,
-            # A learner that waits needs more than there is, whatever the mean says.
-            episodes_per_step=max(per_step, size, inbox.episodes + size if inbox.starving else 0),
-            pending=inbox.episodes,
+            episodes_per_step=max(size, config.algorithm.token_budget / each),
+            pending=inbox.tokens / each,
             running=self._running,
         )
-        return room > 0
+        return room >= size
 
     def _in_a_wave(self) -> bool:
         """Nothing may lag: when the learner waits and nothing runs, every slot is filled, and then all end first."""

@@ -46,7 +46,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A task to evaluate on."""
+    """A held-out task, and the difficulty it was drawn at."""
 
     task: Task
     difficulty: int | None

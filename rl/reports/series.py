@@ -36,13 +36,13 @@ class Curves:
 
     run: str
     steps: int
-    """The last one."""
+    """The last step."""
     reward: Mapping[str, Points]
-    """Domain -> mean reward."""
+    """Domain -> mean reward by step."""
     entropy: Points
     """Of the policy, in nats a token."""
     grad_norm: Points
-    """Before it was clipped."""
+    """Norm of the gradient by step, before clipping."""
     tokens_per_second: Points
     """Trained tokens by wall time between two steps; nothing where the learner fell back in between."""
     lag: Mapping[int, int]

@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture."""
+    """One chart: what `rl.service.charts` draws."""
 
     title: str
     unit: str

@@ -193,7 +193,7 @@ async def login(request: Request, service: Service) -> Response:
 
 @router.post("/logout")
 def logout(request: Request, service: Service) -> Response:
-    """The session is over."""
+    """Log out."""
     service.door.end(session_of(request.headers))
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(COOKIE, httponly=True, samesite="strict")

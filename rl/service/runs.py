@@ -119,7 +119,7 @@ def fleet(reader: Reader) -> models.Fleet:
 
 
 def checkpoints(reader: Reader) -> models.Checkpoints:
-    """Of the steps that count."""
+    """Checkpoints that no rollback abandoned, newest first."""
     found = (models.Checkpoint(step=step, path=str(path), there=path.is_dir()) for step, path in reader.checkpoints())
     return models.Checkpoints(checkpoints=tuple(found))
 

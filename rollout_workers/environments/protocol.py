@@ -19,7 +19,7 @@ class Remaining:
 
 
 class Environment(Protocol):
-    """Serves one episode."""
+    """Where the policy acts in one episode."""
 
     @property
     def files(self) -> Mapping[str, bytes]:

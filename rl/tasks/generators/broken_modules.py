@@ -78,12 +78,12 @@ class Function:
 
     @property
     def line(self) -> str:
-        """What it returns."""
+        """Its `return` line, indented."""
         return f"    return {' '.join(self.words)}"
 
     @property
     def source(self) -> str:
-        """As it stands in the module."""
+        """Its source, as it stands in the module."""
         return f"def {self.name}({', '.join(self.parameters)}):\n{self.line}\n"
 
 
@@ -113,7 +113,7 @@ class Plan:
 
     @property
     def patch(self) -> str:
-        """The repair."""
+        """The repair, as a unified diff."""
         before, after = ("".join(one).splitlines(True) for one in (self._with(self.broken), self._with(self.right)))
         return "".join(unified_diff(before, after, f"a/{self.module}.py", f"b/{self.module}.py"))
 
@@ -227,7 +227,7 @@ def _fails(plan: Plan, test: Mapping[str, Any]) -> bool:
 
 
 def _told(plan: Plan, cases: list[tuple[str, Any]]) -> bool:
-    """The public test fails."""
+    """Whether the public test fails on the broken module."""
     return any(_broken_value(plan, call) != want for call, want in cases)
 
 
