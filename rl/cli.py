@@ -5,18 +5,32 @@ import asyncio
 import errno
 import io
 import json
-import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rl.bench import cli as bench
+from rl.console import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    add,
+    address_option,
+    backend_option,
+    config_options,
+    group,
+    json_option,
+    say,
+    say_aside,
+    set_option,
+    unheard,
+)
 from verifiers.errors import UserError
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
 _OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 """What files and disks refuse; the sentence is theirs. Any other OSError is a fault of ours."""
 
@@ -46,7 +60,7 @@ def _guarded(options: argparse.Namespace) -> int:
         pass
     except* BrokenPipeError:  # whoever read what we say has enough, `head` for one
         code = FAILED
-        _unheard()
+        unheard()
     except* UserError as group:
         found = list(_leaves(group))
         code = max(error.exit_code for error in found)
@@ -73,46 +87,66 @@ def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cwm-rl", description="Asynchronous multi-turn GRPO for coding models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_runs(commands)
+    _add_finished_runs(commands)
+    _add_models(commands)
+    _add_jobs(commands)
+    _add_watching(commands)
+    _add_sandboxes(commands)
+    _add_verifiers(commands)
+    bench.add_commands(commands)
+    json_option(add(commands, "doctor", _doctor, "Say what is there, and for what is missing, what brings it."))
+    return parser
 
-    def add(
-        name: str, command: Callable[[argparse.Namespace], int], text: str, group: Any = commands
-    ) -> argparse.ArgumentParser:
-        sub: argparse.ArgumentParser = group.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=command)
-        return sub
 
-    train = add("train", _train, "Train from a configuration, on this machine or on the cluster of RAY_ADDRESS.")
-    _config_options(train)
-    train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and what would start")
+def _add_runs(commands: Any) -> None:
+    train = add(
+        commands, "train", _train, "Train from a configuration, on this machine or on the cluster of RAY_ADDRESS."
+    )
+    config_options(train)
+    words = "print the resolved configuration, and to stderr what would start"
+    train.add_argument("--dry-run", action="store_true", help=words)
 
-    controls = add("controls", _controls, "Take a run twice so that it cannot learn, and show that it does not.")
-    _config_options(controls)
-    study = add("study-lag", _study_lag, "What old episodes cost, and what not waiting brings: many runs, for hours.")
-    _config_options(study)
+    controls = add(
+        commands, "controls", _controls, "Take a run twice so that it cannot learn, and show that it does not."
+    )
+    config_options(controls)
+    words = "What old episodes cost, and what not waiting brings: many runs, for hours."
+    study = add(commands, "study-lag", _study_lag, words)
+    config_options(study)
     study.add_argument("--lags", type=int, nargs="+", metavar="LAG", help="of algorithm.max_lag")
     study.add_argument("--corrections", nargs="+", metavar="NAME", help="of algorithm.correction")
     study.add_argument("--caches", nargs="+", metavar="NAME", help="of rollout.engine.kv")
-    study.add_argument("--seeds", type=int, nargs="+", metavar="SEED")
+    study.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="of run.seed: all runs with each")
 
-    resume = add("resume", _resume, "Go on with a run from its newest checkpoint.")
+    resume = add(commands, "resume", _resume, "Go on with a run from its newest checkpoint.")
     resume.add_argument("run", type=Path, help="directory of the run")
-    resume.add_argument(
-        "--set", action="append", default=[], metavar="A.B=VALUE", help="change a setting, e.g. run.steps=10"
-    )
+    set_option(resume, "change a setting, e.g. run.steps=10")
 
-    audit = add("audit", _audit, "Add a run's ledger up; exit code 1 if it does not.")
+    keys = group(commands, "config", "Say what a configuration may hold.")
+    add(keys, "keys", _config_keys, "Print every key with its type, its default and what it is for.")
+
+
+def _add_finished_runs(commands: Any) -> None:
+    audit = add(commands, "audit", _audit, "Add a run's ledger up; exit code 1 if it does not.")
     audit.add_argument("run", type=Path, help="directory of the run")
 
-    explain = add("explain", _explain, "What held a finished run up, in a sentence, and the numbers behind it.")
+    explain = add(
+        commands, "explain", _explain, "What held a finished run up, in a sentence, and the numbers behind it."
+    )
     explain.add_argument("run", type=Path, help="directory of the run")
-    explain.add_argument("--json", action="store_true", help="print it for programs")
+    json_option(explain)
 
-    init = add("init-model", _init_model, "Make a small model of CWM's architecture, with a tokenizer, from nothing.")
+
+def _add_models(commands: Any) -> None:
+    init = add(
+        commands, "init-model", _init_model, "Make a small model of CWM's architecture, with a tokenizer, from nothing."
+    )
     init.add_argument("target", type=Path, help="directory to make")
-    init.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="shape, e.g. hidden_size=256")
+    set_option(init, "shape, e.g. hidden_size=256", "KEY=VALUE")
     init.add_argument("--corpus", action="append", default=[], help="text file to learn the vocabulary from")
 
-    sft = add("sft", _sft, "Learn from demonstrations: a configuration's warm start, or any model on a file.")
+    sft = add(commands, "sft", _sft, "Learn from demonstrations: a configuration's warm start, or any model on a file.")
     sft.add_argument("config", type=Path, nargs="?", help="TOML file with a [warm_start]; its model is kept and reused")
     sft.add_argument("--model", help="Hugging Face directory or hub name to start from")
     sft.add_argument("--data", type=Path, help='JSONL file of rows {"messages": [{"role": ..., "content": ...}, ...]}')
@@ -120,9 +154,11 @@ def _parser() -> argparse.ArgumentParser:
     sft.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="e.g. messages=conversation")
     sft.add_argument("--dtype", choices=("float32", "bfloat16"), help="of a --model's weights; float32 if left out")
     words = "e.g. tokens=1000000, device=cuda; of a --model, lr is 1e-5 and Muon has no part in it if left out"
-    sft.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=words)
+    set_option(sft, words, "KEY=VALUE")
 
-    evaluate = add("eval", _eval, "Say how good a model is: pass@1 and pass@k on held-out tasks, with intervals.")
+    evaluate = add(
+        commands, "eval", _eval, "Say how good a model is: pass@1 and pass@k on held-out tasks, with intervals."
+    )
     evaluate.add_argument("model", help="Hugging Face directory or hub name, such as a run's checkpoint")
     evaluate.add_argument("--tasks", default="all", help="domains between commas, such as math,code; or all")
     evaluate.add_argument("-n", type=int, default=200, help="held-out tasks a domain")
@@ -130,39 +166,44 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
     evaluate.add_argument("--difficulty", type=int, help="instead of the sources' own; 1 is the easiest")
     evaluate.add_argument("--config", type=Path, help="TOML file whose generators and rollout are used")
-    evaluate.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one setting")
+    set_option(evaluate, "override one setting")
     evaluate.add_argument("--out", type=Path, help="directory to make for the results; one below evals/ if left out")
-    evaluate.add_argument("--json", action="store_true", help="print the results for programs, and all else to stderr")
+    json_option(evaluate)
 
-    submit = add("submit", _submit, "Hand a run to a Ray cluster as a job named like the run.")
-    _config_options(submit)
+
+def _add_jobs(commands: Any) -> None:
+    submit = add(commands, "submit", _submit, "Hand a run to a Ray cluster as a job named like the run.")
+    config_options(submit)
     submit.add_argument("--wait", action="store_true", help="until the job has ended; exit code 1 if it failed")
-    submit.add_argument("--json", action="store_true", help="for programs")
-    _address_option(submit)
+    json_option(submit)
+    address_option(submit)
 
-    status = add("status", _status, "Where a run, or a job of a cluster, stands.")
+    status = add(commands, "status", _status, "Where a run, or a job of a cluster, stands.")
     status.add_argument("run", help="directory of the run, or the job's name")
-    status.add_argument("--json", action="store_true", help="for programs")
-    _address_option(status)
+    json_option(status)
+    address_option(status)
 
-    logs = add("logs", _logs, "What a job of a cluster has printed.")
+    logs = add(commands, "logs", _logs, "What a job of a cluster has printed.")
     logs.add_argument("job", help="its name, which is the run's")
-    _address_option(logs)
+    address_option(logs)
 
-    stop = add("stop", _stop, "End a run, or a job of a cluster, in good order.")
+    stop = add(commands, "stop", _stop, "End a run, or a job of a cluster, in good order.")
     stop.add_argument("run", help="directory of the run, or the job's name")
-    _address_option(stop)
+    address_option(stop)
 
-    top = add("top", _top, "Watch a run's essentials in the terminal.")
+
+def _add_watching(commands: Any) -> None:
+    top = add(commands, "top", _top, "Watch a run's essentials in the terminal.")
     top.add_argument("run", type=Path, nargs="?", help="directory of the run; the newest one below runs/ if left out")
     top.add_argument("--once", action="store_true", help="print them once")
 
-    track = add("track", _track, "Hand a run's numbers on to a tracker, one that is installed.")
+    track = add(commands, "track", _track, "Hand a run's numbers on to a tracker, one that is installed.")
     track.add_argument("run", type=Path, help="directory of the run")
-    track.add_argument("--to", choices=("tensorboard", "wandb", "mlflow", "trackio"), required=True)
+    trackers = ("tensorboard", "wandb", "mlflow", "trackio")
+    track.add_argument("--to", choices=trackers, required=True, help="the tracker")
     track.add_argument("--follow", action="store_true", help="go on until the run ends")
 
-    serve = add("serve", _serve, "Show runs to a browser and to programs, start and stop them.")
+    serve = add(commands, "serve", _serve, "Show runs to a browser and to programs, start and stop them.")
     serve.add_argument("--runs", type=Path, default=Path("runs"), help="directory of the runs")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; any but loopback's needs a token")
     serve.add_argument("--port", type=int, default=8400, help="port to listen on; 0: a free one")
@@ -170,137 +211,58 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--token-file", type=Path, help="lines `read TOKEN` or `operate TOKEN`, for its owner alone")
     serve.add_argument("--configs", type=Path, help="directory of the configurations that may be started")
 
-    sandbox = commands.add_parser("sandbox", help="Prove a sandbox's walls; remove what dead owners left.")
-    sandboxes = sandbox.add_subparsers(required=True, metavar="COMMAND")
-    selftest = add("selftest", _selftest, "Try every known escape; exit code 0 only if all were contained.", sandboxes)
-    _backend_option(selftest)
-    reap = add("reap", _reap, "Remove sandboxes whose owners are gone.", sandboxes)
+
+def _add_sandboxes(commands: Any) -> None:
+    sandboxes = group(commands, "sandbox", "Prove a sandbox's walls; remove what dead owners left.")
+    selftest = add(sandboxes, "selftest", _selftest, "Try every known escape; exit code 0 only if all were contained.")
+    backend_option(selftest)
+    json_option(selftest)
+    reap = add(sandboxes, "reap", _reap, "Remove sandboxes whose owners are gone.")
     reap.add_argument("--every", type=float, metavar="SECONDS", help="go on doing it")
 
-    verifier = commands.add_parser("verifier", help="Begin a verifier, check, attack and audit one.")
-    verifiers = verifier.add_subparsers(required=True, metavar="COMMAND")
-    new = add("new", _verifier_new, "Write a package with a verifier that works, and its test.", verifiers)
-    new.add_argument("name", help="small letters, digits and _")
-    new.add_argument("--directory", type=Path, default=Path(), help="where its own directory is made")
-    check = add("check", _verifier_check, "Try the contract on a verifier's own examples, attacks included.", verifiers)
-    check.add_argument("name", help="a name, module:attribute, or file.py:attribute")
-    _backend_option(check)
-    attack = add("attack", _verifier_attack, "Try what has fooled graders; exit code 0 if none was paid.", verifiers)
-    attack.add_argument("names", nargs="*", help="all that are built in, if left out")
-    _backend_option(attack)
-    audit_ = add(
-        "audit", _verifier_audit, "Measure error rates on labelled answers, and list disagreements.", verifiers
-    )
-    audit_.add_argument("name", help="a name, module:attribute, or file.py:attribute")
-    audit_.add_argument(
-        "--data", type=Path, required=True, help="JSONL: {payload, reply, correct}, GSM8K's or HumanEval's"
-    )
-    _backend_option(audit_)
-
-    image = commands.add_parser("image", help="Make what docker sandboxes start from.")
-    images = image.add_subparsers(required=True, metavar="COMMAND")
-    build = add("build", _image_build, "Make the base image, and print its content's hash.", images)
-    build.add_argument(
-        "--method",
-        choices=("auto", "dockerfile", "debootstrap"),
-        default="auto",
-        help="auto: by a registry if it answers",
-    )
+    images = group(commands, "image", "Make what docker sandboxes start from.")
+    build = add(images, "build", _image_build, "Make the base image, and print its content's hash.")
+    methods = ("auto", "dockerfile", "debootstrap")
+    build.add_argument("--method", choices=methods, default="auto", help="auto: by a registry if it answers")
     build.add_argument("--new", action="store_true", help="also if it is there")
 
-    bench = commands.add_parser("bench", help="Measure a part against the raw thing.")
-    benches = bench.add_subparsers(required=True, metavar="PART")
-    bench_sandbox = add("sandbox", _bench_sandbox, "Commands, creation, a warm pool, a full house, leaks.", benches)
-    _backend_option(bench_sandbox)
-    bench_sandbox.add_argument("--quick", action="store_true", help="a little of everything, to see that it runs")
 
-    bench_verifiers = add("verifiers", _bench_verifiers, "Gradings a second, hangs, memory.", benches)
-    bench_verifiers.add_argument("--quick", action="store_true", help="a little of everything, to see that it runs")
-    bench_verifiers.add_argument(
-        "--json", action="store_true", help="print the result for programs, all else to stderr"
-    )
-    bench_rollouts = add("rollouts", _bench_rollouts, "Sampling against raw vLLM, without and with updates.", benches)
-    bench_rollouts.add_argument("--shape", choices=("nano", "3m", "500m"), default="nano")
-    bench_rollouts.add_argument("--streams", type=_count, default=64)
-    bench_rollouts.add_argument("--tokens", type=_count, default=128, help="of each stream")
-    bench_rollouts.add_argument("--rounds", type=_count, default=5)
-    bench_rollouts.add_argument("--update-every", type=_amount, default=1.0, metavar="SECONDS")
-    bench_rollouts.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
-    bench_weights = add("weights", _bench_weights, "An update of the weights under running requests.", benches)
-    bench_weights.add_argument("--shape", choices=("nano", "3m", "500m"), default="3m")
-    bench_weights.add_argument("--updates", type=_count, default=20)
-    bench_weights.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
-    bench_async = add("async", _bench_async, "What it is worth that nobody waits: whole runs, slow tools.", benches)
-    bench_async.add_argument("--mean", type=_amount, default=0.5, metavar="SECONDS", help="of a tool call, log-normal")
-    bench_async.add_argument("--slots", type=_count, nargs="+", default=(320, 576), help="tried; the best counts")
-    bench_async.add_argument("--steps", type=_count, default=30)
-    bench_async.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
-    bench_service = add("service", _bench_service, "Reading routes and the live stream, on a long run.", benches)
-    bench_service.add_argument("--episodes", type=_count, default=100_000)
-    bench_service.add_argument("--steps", type=_count, default=2_000)
-    bench_service.add_argument("--clients", type=_count, default=200, help="of the live stream")
-    bench_service.add_argument("--frozen", type=int, default=20, help="of them, those that take nothing")
-    bench_service.add_argument("--seconds", type=_amount, default=30.0, help="of the live part, and of the rest")
-    bench_service.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
-
-    bench_learner = add("learner", _bench_learner, "A step against a bare torch loop, memory, MFU on a GPU.", benches)
-    bench_learner.add_argument("--shape", default="nano", help="nano, or a Qwen3: 0.6b, 1.7b, 4b")
-    bench_learner.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    bench_learner.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    bench_learner.add_argument("--rows", type=_count, default=64, help="rows of a step")
-    bench_learner.add_argument("--tokens", type=_count, nargs=2, default=(64, 640), help="of the shortest, longest row")
-    bench_learner.add_argument("--microbatch", type=_count, default=4096, metavar="TOKENS")
-    bench_learner.add_argument("--steps", type=_count, default=10)
-    bench_learner.add_argument("--recompute", action="store_true", help="checkpoint activations")
-    bench_learner.add_argument("--compile", action="store_true", help="norms and feed-forward parts, by torch")
-    bench_learner.add_argument("--alone", action="store_true", help="without the bare loop")
-    bench_learner.add_argument("--json", action="store_true", help="print the result for programs, all else to stderr")
-
-    doctor = add("doctor", _doctor, "Say what is there, and for what is missing, what brings it.")
-    doctor.add_argument("--json", action="store_true", help="for programs")
-    return parser
-
-
-def _count(text: str) -> int:
-    """Of an option: one at least."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
-def _amount(text: str) -> float:
-    """Of an option: a finite number, and not a negative one."""
-    if not 0 <= (number := float(text)) < math.inf:
-        raise ValueError
-    return number
-
-
-_count.__name__, _amount.__name__ = "positive whole number", "number from 0 on"  # argparse says "invalid ... value"
-
-
-def _config_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, help="TOML file, see deploy/configs/")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one setting")
-
-
-def _address_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--address", help="the cluster's dashboard, http://HOST:8265; else RAY_ADDRESS")
-
-
-def _backend_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", choices=("auto", "bubblewrap", "docker", "gvisor"), default="auto")
-    parser.add_argument("--json", action="store_true", help="print the result for programs, and all else to stderr")
+def _add_verifiers(commands: Any) -> None:
+    verifiers = group(commands, "verifier", "Begin a verifier, check, attack and audit one.")
+    new = add(verifiers, "new", _verifier_new, "Write a package with a verifier that works, and its test.")
+    new.add_argument("name", help="small letters, digits and _")
+    new.add_argument("--directory", type=Path, default=Path(), help="where its own directory is made")
+    check = add(verifiers, "check", _verifier_check, "Try the contract on a verifier's own examples, attacks included.")
+    check.add_argument("name", help="a name, module:attribute, or file.py:attribute")
+    attack = add(verifiers, "attack", _verifier_attack, "Try what has fooled graders; exit code 0 if none was paid.")
+    attack.add_argument("names", nargs="*", help="all that are built in, if left out")
+    words = "Measure error rates on labelled answers, and list disagreements."
+    audit = add(verifiers, "audit", _verifier_audit, words)
+    audit.add_argument("name", help="a name, module:attribute, or file.py:attribute")
+    words = "JSONL: {payload, reply, correct}, GSM8K's or HumanEval's"
+    audit.add_argument("--data", type=Path, required=True, help=words)
+    for parser in (check, attack, audit):
+        backend_option(parser)
+        json_option(parser)
 
 
 def _train(options: argparse.Namespace) -> int:
-    from rl import config, plan
+    from rl import config, plan, prepare
 
     settings = config.load(options.config, options.set)
     if options.dry_run:
-        print(settings.model_dump_json(indent=2))
-        print("\n".join(plan.in_words(settings)))
+        prepare.load_tasks(settings)
+        print(settings.model_dump_json(indent=2), flush=True)
+        say_aside("\n".join(plan.in_words(settings)))
         return OK
     return _execute(settings, None)
+
+
+def _config_keys(_: argparse.Namespace) -> int:
+    from rl import keys
+
+    print("\n".join(keys.in_words()))
+    return OK
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -359,10 +321,10 @@ def _run(settings: Any, directory: Path | None) -> tuple[Path, dict[str, Any]] |
     pools = prepare.load_tasks(settings)
     if settings.model.path is not None:
         Renderer.load(settings.model.path)  # complains of a missing or unfit model before anything is made for it
-    directory = directory or prepare.create(settings, _say)
+    directory = directory or prepare.create(settings, say)
     advice = f"go on with: cwm-rl resume {shlex.quote(str(directory))} (what its actors printed: its folder logs)"
     try:
-        result = run_interruptible(run.execute(settings, directory, pools, _say), advice)
+        result = run_interruptible(run.execute(settings, directory, pools, say), advice)
     except* UserError:
         print(advice, file=sys.stderr)
         raise
@@ -407,7 +369,7 @@ def _sft(options: argparse.Namespace) -> int:
             raise config.ConfigError("sft takes a configuration, or --model and --data, not both")
         if options.dtype:
             raise config.ConfigError("--dtype is for --model: with a configuration, say --set model.dtype=...")
-        prepare(config.load(options.config, options.set), _say, options.out)
+        prepare(config.load(options.config, options.set), say, options.out)
         return OK
     if not (options.model and options.data and options.out):
         raise config.ConfigError("sft takes a configuration, or --model, --data and --out")
@@ -415,7 +377,7 @@ def _sft(options: argparse.Namespace) -> int:
     sft.check_free(options.out)
     columns = {field: name for field, _, name in (mapped.partition("=") for mapped in options.column)}
     stage = sft.from_file(options.model, options.data, settings, columns=columns, dtype=options.dtype or "float32")
-    print(sft.in_words(sft.train(stage, options.out, _say), options.out))
+    print(sft.in_words(sft.train(stage, options.out, say), options.out))
     return OK
 
 
@@ -446,8 +408,8 @@ def _eval(options: argparse.Namespace) -> int:
             out=options.out,
         )
     )
-    say = _say_aside if options.json else _say
-    result = run_interruptible(evaluation_run.execute(evaluation, say), "stopped; nothing of the evaluation is kept")
+    tell = say_aside if options.json else say
+    result = run_interruptible(evaluation_run.execute(evaluation, tell), "stopped; nothing of the evaluation is kept")
     if result is None:
         return INTERRUPTED
     print(json.dumps(result, indent=2) if options.json else evaluation_run.in_words(result, evaluation.out))
@@ -460,7 +422,7 @@ def _submit(options: argparse.Namespace) -> int:
     settings = config.load(options.config, options.set)
     job = jobs.job_for(settings, options.config, options.set)
     with cluster.jobs(options.address) as there:
-        state = there.submit(job, _say_aside if options.json else _say)
+        state = there.submit(job, say_aside if options.json else say)
         if options.wait:
             state = there.wait(job.name)
     if options.json:
@@ -527,7 +489,7 @@ def _top(options: argparse.Namespace) -> int:
 def _track(options: argparse.Namespace) -> int:
     from rl import trackers
 
-    trackers.track(options.run.resolve(), options.to, _say, follow=options.follow)
+    trackers.track(options.run.resolve(), options.to, say, follow=options.follow)
     return OK
 
 
@@ -536,7 +498,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     usual = Path("deploy/configs")
     configs = options.configs or (usual if usual.is_dir() else None)
-    serve(Place(options.runs, options.host, options.port, tuple(options.name), options.token_file, configs), _say)
+    serve(Place(options.runs, options.host, options.port, tuple(options.name), options.token_file, configs), say)
     return OK
 
 
@@ -546,10 +508,10 @@ def _selftest(options: argparse.Namespace) -> int:
 
     async def prove() -> tuple[str, list[selftest.Finding]]:
         sandboxes, words = await choose(options.backend, run="selftest")
-        _say_aside(words)
-        return words, await selftest.try_all(sandboxes, lambda one: say(selftest.in_words(one)))
+        say_aside(words)
+        return words, await selftest.try_all(sandboxes, lambda one: tell(selftest.in_words(one)))
 
-    say = _say_aside if options.json else _say
+    tell = say_aside if options.json else say
     words, found = asyncio.run(prove())
     contained, listed = sum(one.contained for one in found), [one._asdict() for one in found]
     if options.json:
@@ -565,7 +527,7 @@ def _reap(options: argparse.Namespace) -> int:
     if options.every is not None:
         if not 0 < options.every < float("inf"):
             raise UserError(f"--every takes seconds above 0, not {options.every:g}")
-        reaper.keep_reaping(options.every, _say)
+        reaper.keep_reaping(options.every, say)
     print(f"removed {reaper.reap()}")
     return OK
 
@@ -622,109 +584,12 @@ def _image_build(options: argparse.Namespace) -> int:
     return OK
 
 
-def _bench_sandbox(options: argparse.Namespace) -> int:
-    from rl.bench import sandbox
-
-    scale = sandbox.QUICK if options.quick else sandbox.Scale()
-    return _measure(options, lambda: asyncio.run(sandbox.bench(options.backend, scale, _say_aside)), sandbox.in_words)
-
-
-def _bench_verifiers(options: argparse.Namespace) -> int:
-    from rl.bench import verifiers
-
-    scale = verifiers.QUICK if options.quick else verifiers.Scale()
-    return _measure(options, lambda: asyncio.run(verifiers.bench(scale, _say_aside)), verifiers.in_words)
-
-
-def _bench_rollouts(options: argparse.Namespace) -> int:
-    from rl.bench import rollouts
-
-    work = rollouts.Work(
-        options.shape, options.streams, options.tokens, rounds=options.rounds, update_every=options.update_every
-    )
-    return _measure(options, lambda: asyncio.run(rollouts.rollouts(work, _say_aside)), rollouts.in_words)
-
-
-def _bench_async(options: argparse.Namespace) -> int:
-    from rl.bench import asynchrony
-
-    steps, waiting = (max(asynchrony.SKIPPED + 1, some) for some in (options.steps, options.steps // 3))
-    work = asynchrony.Work(options.mean, slots=tuple(options.slots), steps=steps, waiting_steps=waiting)
-    return _measure(options, lambda: asyncio.run(asynchrony.bench(work, _say_aside)), asynchrony.in_words)
-
-
-def _bench_weights(options: argparse.Namespace) -> int:
-    from rl.bench import rollouts
-
-    work = rollouts.Updates(options.shape, updates=options.updates)
-    return _measure(options, lambda: asyncio.run(rollouts.weights(work, _say_aside)), rollouts.in_words)
-
-
-def _bench_service(options: argparse.Namespace) -> int:
-    from rl.bench import service
-
-    scale = service.Scale(options.episodes, options.steps, options.clients, options.frozen, options.seconds)
-    return _measure(options, lambda: service.bench(scale, _say_aside), service.in_words)
-
-
-def _bench_learner(options: argparse.Namespace) -> int:
-    from rl.bench import learner
-
-    shortest, longest = options.tokens
-    work = learner.Work(
-        shape=options.shape,
-        device=options.device,
-        dtype=options.dtype,
-        rows=options.rows,
-        shortest=shortest,
-        longest=longest,
-        steps=options.steps,
-        microbatch_tokens=options.microbatch,
-        recompute=options.recompute,
-        compile=options.compile,
-        rival=not options.alone,
-    )
-    return _measure(options, lambda: learner.bench(work, _say_aside), learner.in_words)
-
-
-def _measure(
-    options: argparse.Namespace, measure: Callable[[], dict[str, Any]], in_words: Callable[[dict[str, Any]], str]
-) -> int:
-    """Print what a benchmark found, and on stdout nothing else: engines say things there, from their processes too."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        found = measure()
-        sys.stdout.flush()
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-    print(json.dumps(found, indent=2) if options.json else in_words(found))
-    return OK
-
-
 def _doctor(options: argparse.Namespace) -> int:
     from rl import doctor
 
     found = asyncio.run(doctor.examine())
     print(json.dumps([vars(item) for item in found], indent=2) if options.json else doctor.in_words(found))
     return OK if all(item.ok or not item.needed for item in found) else FAILED
-
-
-def _say(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except OSError:  # who listened has gone, or the disk of the log is full: no run ends for that
-        _unheard()
-
-
-def _unheard() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _say_aside(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

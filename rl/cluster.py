@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from safetensors import SafetensorError
 
@@ -44,11 +46,16 @@ _LAST_WORDS = (
     "cwm-rl: the process in charge of {0} ended without a word: it was killed, or Ray's raylet below it was. What its "
     "actors printed is in {0}/logs; a run goes on with: cwm-rl resume {0}"
 )
-_REFUSED = "the Ray cluster at {} refuses us: set RAY_AUTH_TOKEN, or put its token into ~/.ray/auth_token"
+_REFUSED = (
+    "Ray at {} was asked without a valid token: set RAY_AUTH_TOKEN, or put its token into ~/.ray/auth_token; for a "
+    "cluster without any, set RAY_AUTH_MODE=disabled"
+)
+_PORTS = {"http": 80, "https": 443, "ray": 10001}
+_KNOCK_SECONDS = 2.0
 
 
 class ClusterError(UserError):
-    """No cluster, or it refuses us."""
+    """No cluster, or none that takes our token."""
 
 
 class ActorLost(UserError):
@@ -98,11 +105,11 @@ class Actor:
             raise
 
     def start(self, method: str, *arguments: Any) -> Any:
-        """Call; returns Ray's reference to the result."""
+        """Call without waiting; returns Ray's reference to the result."""
         return getattr(self._handle, method).remote(*arguments)
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Call and wait for nothing."""
+        """Call without waiting for the result."""
         self.start(method, *arguments)
 
     def kill(self) -> None:
@@ -116,6 +123,16 @@ def joined(address: str | None) -> str | None:
     """The cluster that `address` names, or `RAY_ADDRESS` where it names none; None where a local Ray is to start."""
     named = address or os.environ.get("RAY_ADDRESS")
     return None if named in ("", "local") else named
+
+
+def endpoint(address: str) -> tuple[str, int] | None:
+    """Host and port of HOST:PORT or a URL; None of anything else."""
+    url = urlsplit(address if "//" in address else f"//{address}")
+    try:
+        host, port = url.hostname, url.port or _PORTS.get(url.scheme)
+    except ValueError:  # a port that is no number
+        return None
+    return (host, port) if host and port else None
 
 
 def check(config: ClusterConfig) -> None:
@@ -135,12 +152,22 @@ def check(config: ClusterConfig) -> None:
     stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(create_gcs_channel(address))
     try:
         stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=config.connect_seconds)
-    except AuthenticationError as error:  # there is no token to show
-        raise ClusterError(_REFUSED.format(address)) from error
+    except AuthenticationError as error:
+        raise _without_token(address) from error
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             raise ClusterError(_REFUSED.format(address)) from error
         raise ClusterError(f"no Ray cluster answers at {address}: {error.details()}") from error
+
+
+def _without_token(address: str) -> ClusterError:
+    """Ray complains of a missing token before it asks anybody: there may be nobody."""
+    try:
+        if place := endpoint(address):
+            socket.create_connection(place, timeout=_KNOCK_SECONDS).close()
+    except OSError as error:
+        return ClusterError(f"no Ray cluster answers at {address}: {error.strerror or error}")
+    return ClusterError(_REFUSED.format(address))
 
 
 class PushClient:
@@ -153,19 +180,19 @@ class PushClient:
         """Of the weights that are sent next; whoever sends sets it first."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Engines meet the sender. Raises what a worker raises, or ray's GetTimeoutError."""
+        """Connect all engines to the sender. Raises what a worker raises, or ray's GetTimeoutError."""
         self._all("init_weight_transfer_engine", init_info)
 
     def start_weight_update(self) -> None:
-        """Engines pause."""
+        """Pause sampling in all engines."""
         self._all("start_weight_update")
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Engines receive; runs beside the broadcast."""
+        """All engines receive the tensors; runs beside the broadcast that sends them."""
         self._all("update_weights", update_info)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Engines go on under `version`; the sender does not know it."""
+        """Resume sampling under `self.version`; the sender passes no version of ours."""
         self._all("finish_weight_update", self.version)
 
     def _all(self, method: str, *arguments: Any) -> None:
@@ -216,7 +243,7 @@ def connected(config: ClusterConfig, run: Path, cpus: float, gpus: float) -> Ite
 
 
 def offered(cpus: float, gpus: float) -> dict[str, int]:
-    """By a local cluster: whole CPUs, this machine's at least, and whole GPUs; where none is asked for, Ray looks."""
+    """For `ray.init` of a local cluster: this machine's CPUs at least; GPUs if asked for, else Ray counts them."""
     processors = {"num_cpus": max(os.cpu_count() or 1, math.ceil(cpus))}
     return processors | {"num_gpus": math.ceil(gpus)} if gpus else processors
 
@@ -342,7 +369,7 @@ def jobs(address: str | None) -> Iterator[Jobs]:
     try:
         yield Jobs(JobSubmissionClient(address))
     except AuthenticationError as error:
-        raise ClusterError(_REFUSED.format(address)) from error
+        raise _without_token(address) from error
     except (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout) as error:
         raise ClusterError(f"no Ray cluster answers at {address}: {_first_line(error)}") from error
     except (RuntimeError, ValueError, RayError, requests.RequestException) as error:

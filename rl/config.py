@@ -41,7 +41,7 @@ class RunConfig(_Model):
         None, gt=0, description="Take no further step after so many seconds of training; a resume has as many again."
     )
     seed: int = Field(0, description="Seed of weights, task order and sampling.")
-    trackers: tuple[Tracker, ...] = Field((), description="Who gets the numbers as well, from a process of its own.")
+    trackers: tuple[Tracker, ...] = Field((), description="Trackers that get the numbers too, in their own process.")
 
 
 class ModelConfig(_Model):
@@ -58,8 +58,13 @@ class ModelConfig(_Model):
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "ModelConfig":
-        if (self.path is None) == (self.init is None):
+        if self.path is None and self.init is None:
             raise ValueError("give either model.path or [model.init]")
+        if self.path is not None and self.init is not None:
+            raise ValueError(
+                "give either model.path or [model.init], not both; to put a model in the place of a file's "
+                "[model.init], say --set 'model={ path = \"...\" }'"
+            )
         return self
 
 
@@ -70,7 +75,7 @@ class DataConfig(_Model):
     sources: tuple[FileSource, ...] = Field((), description="Task files.")
     generated: tuple[GeneratedSource, ...] = Field((), description="Generators of endless tasks.")
     mixture: tuple[MixtureStage, ...] = Field(
-        (), description="How often each domain is drawn, by step; none draws from all files alike, task by task."
+        (), description="How often each domain is drawn, by step; unset: file tasks uniformly, or generators equally."
     )
     soft_tokens: SoftTokens | None = Field(
         None, description="How long an episode may be, by step, before the verifier `length` takes something off."
@@ -114,16 +119,16 @@ class AlgorithmConfig(_Model):
     group_size: int = Field(8, ge=2, description="Episodes of one task that share a baseline.")
     advantage: Literal["cwm", "grpo", "dr_grpo", "rloo"] = Field("cwm", description="How returns become advantages.")
     loss: Literal["clip", "gspo", "cispo", "dppo_tv"] = Field(
-        "clip", description="The surrogate. gspo clips whole sequences, ε some 3e-4, and its norm counts them."
+        "clip", description="The surrogate. gspo clips whole sequences: ε some 3e-4, and norm counts sequences."
     )
     correction: Literal["none", "decoupled", "tis", "icepop", "mis"] = Field(
         "none",
-        description="Clip against the learner before the batch, and weigh by how far that is from the sampler. With "
-        "minibatches = 1 that never clips, and a late batch punishes once more what newer weights do less already.",
+        description="Clip against the policy at the start of the batch, and weight by its ratio to the sampler. With "
+        "minibatches = 1 nothing is clipped, as nothing has moved yet; stale mistakes are then penalised in full.",
     )
-    correction_cap: float = Field(2.0, gt=0, description="The largest such weight: tis cuts there, icepop, mis mask.")
-    correction_floor: float = Field(0.5, ge=0, description="The smallest: icepop masks below it.")
-    divergence: float = Field(0.2, gt=0, le=1, description="dppo_tv's: how far a token's probability may move.")
+    correction_cap: float = Field(2.0, gt=0, description="Upper bound of that ratio: tis cuts there, icepop, mis mask.")
+    correction_floor: float = Field(0.5, ge=0, description="Lower bound of that ratio: icepop masks below it.")
+    divergence: float = Field(0.2, gt=0, le=1, description="Of dppo_tv: how far a token's probability may move.")
     clip_low: float = Field(0.2, gt=0, lt=1, description="ε_low of the clipped ratio.")
     clip_high: float = Field(0.25, gt=0, description="ε_high of the clipped ratio.")
     norm: float = Field(131072, gt=0, description="N, the constant the objective is divided by (CWM: its context).")
@@ -146,7 +151,7 @@ class AlgorithmConfig(_Model):
     def _corrects_what_clips(self) -> "AlgorithmConfig":
         if self.correction != "none" and self.loss != "clip":
             raise ValueError(f"correction = '{self.correction}' goes with loss = 'clip', not with '{self.loss}'")
-        if self.correction_floor >= self.correction_cap:
+        if self.correction == "icepop" and self.correction_floor >= self.correction_cap:
             raise ValueError(f"correction_floor must be below correction_cap, {self.correction_cap:g}")
         return self
 
@@ -161,8 +166,8 @@ class LearnerConfig(_Model):
     lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="Factor of the rates for weights whose names contain the key, the first one that does."
     )
-    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's.")
-    eps: float = Field(1e-8, gt=0, description="AdamW's.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's decay rates of its two means.")
+    eps: float = Field(1e-8, gt=0, description="AdamW's, added to the root of the second mean.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's and Muon's.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient is clipped to this norm; logged unclipped.")
     microbatch_tokens: int = Field(2048, ge=64, description="Tokens of one packed forward pass.")
@@ -204,7 +209,7 @@ class GuardConfig(_Model):
 
 
 class ClusterConfig(_Model):
-    """Which Ray the run uses."""
+    """The Ray cluster a run joins, or starts for itself."""
 
     address: str | None = Field(None, description='A running cluster, or "auto"; none starts one on loopback.')
     connect_seconds: float = Field(30, gt=0, description="Deadline for the cluster's answer.")
@@ -213,10 +218,10 @@ class ClusterConfig(_Model):
 class PartConfig(_Model):
     """How one verifier counts in a sum."""
 
-    weight: float = Field(1.0, gt=0, description="Of its reward.")
+    weight: float = Field(1.0, gt=0, description="Factor of its reward in the sum.")
     gate: bool = Field(False, description="What it does not find correct gets the lowest reward.")
-    if_correct: bool = Field(False, description="Whether it only counts where the answer is correct.")
-    options: dict[str, Any] = Field({}, description="What it is made with.")
+    if_correct: bool = Field(False, description="Count it only where the answer is correct.")
+    options: dict[str, Any] = Field({}, description="Arguments of its constructor.")
 
     @model_validator(mode="before")
     @classmethod
@@ -234,7 +239,8 @@ class Config(_Model):
     eval: EvalConfig | None = Field(None, description="None evaluates nothing.")
     verifiers: dict[str, dict[str, PartConfig]] = Field(
         {},
-        description="What scores the tasks that name a verifier: verifier -> weight, or more of it. Without, itself.",
+        description="Verifier that tasks name -> the verifiers that score them: weight, or a table; unset: itself. In "
+        "a table of one's own the verifier itself scores only if it is named, too.",
     )
     rollout: RolloutConfig = RolloutConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
@@ -350,7 +356,9 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
         return message
     if error["type"] == "string_type":
         message += "; a text that looks like a number or a date is quoted twice, \"'42'\""
-    return f"{key}: {message}" + ("" if error["type"] == "missing" else f", not {error['input']!r:.80}")
+    of_a_table = error["type"] == "value_error" and isinstance(error["input"], dict)  # which then says all itself
+    unshown = error["type"] == "missing" or of_a_table
+    return f"{key}: {message}" + ("" if unshown else f", not {error['input']!r:.80}")
 
 
 def _known(model: Any, path: Sequence[str]) -> list[str]:

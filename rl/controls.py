@@ -8,7 +8,7 @@ from typing import Any
 
 from rl.config import Config, ConfigError, changed
 from rl.reports import closing
-from rollout_workers.weights import replacing
+from rollout_workers.files import replacing
 
 CONTROLS: Mapping[str, Sequence[str]] = {
     "lr 0": ("learner.lr=0", "learner.muon_lr=0"),

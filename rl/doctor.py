@@ -10,14 +10,14 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import psutil
 from packaging.requirements import Requirement
 
-from rl.cluster import joined
+from rl.cluster import endpoint, joined
 from rollout_workers.sandbox import bubblewrap, docker
 from rollout_workers.sandbox.box import Probe
+from rollout_workers.scratch import SHARED_MEMORY
 from verifiers import registry
 
 _EXTRAS: Final = ("cpu", "cuda")
@@ -25,12 +25,10 @@ _EXTRAS: Final = ("cpu", "cuda")
 _SHOWN: Final = ("torch", "transformers", "ray", "docker")
 _MEMORY_GIB: Final = 6.0
 _DISK_GIB: Final = 1.0
-_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - looked at, not written
 _SHARED_MEMORY_GIB: Final = 0.5
 """Ray's object store of a local run, and weights on their way to the engines."""
 _ANSWER_SECONDS: Final = 3.0
 _RAY_CLUSTER_FILE: Final = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 - Ray's own
-_PORTS: Final = {"http": 80, "https": 443, "ray": 10001}
 _SANDBOX_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _CALLED: Final = {"git": "tasks that repair a repository", "g++": "tasks in C++"}
 _MEMORY_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -229,11 +227,11 @@ def _disk(directory: Path) -> Finding:
 
 
 def _shared_memory() -> Finding:
-    if not _SHARED_MEMORY.is_dir():
-        return Finding(_SHARED_MEMORY.as_posix(), "absent", ok=False, advice="mount a tmpfs there")
-    total = shutil.disk_usage(_SHARED_MEMORY).total
+    if not SHARED_MEMORY.is_dir():
+        return Finding(SHARED_MEMORY.as_posix(), "absent", ok=False, advice="mount a tmpfs there")
+    total = shutil.disk_usage(SHARED_MEMORY).total
     advice = "start the container with --shm-size=1g"
-    return _enough(_SHARED_MEMORY.as_posix(), total, _SHARED_MEMORY_GIB, _gib(total), advice)
+    return _enough(SHARED_MEMORY.as_posix(), total, _SHARED_MEMORY_GIB, _gib(total), advice)
 
 
 def _enough(name: str, size: int, gib: float, found: str, advice: str) -> Finding:
@@ -252,16 +250,11 @@ async def _ray(address: str) -> Finding:
     if address in ("", "local"):
         return Finding("Ray cluster", "RAY_ADDRESS names none: every run starts its own on loopback", ok=True)
     advice = "correct RAY_ADDRESS, or unset it; `ray start --head` starts a cluster"
-    url = urlsplit(address if "//" in address else f"//{address}")
-    try:
-        host, port = url.hostname, url.port or _PORTS.get(url.scheme)
-    except ValueError:  # a port that is no number
-        host, port = None, None
-    if not host or not port:
+    if (place := endpoint(address)) is None:
         return Finding("Ray cluster", f"RAY_ADDRESS is {address!r}, which is no HOST:PORT", ok=False, advice=advice)
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
-            _, writer = await asyncio.open_connection(host, port)
+            _, writer = await asyncio.open_connection(*place)
     except (OSError, TimeoutError):
         return Finding("Ray cluster", f"nothing listens at {address}", ok=False, advice=advice)
     writer.close()

@@ -27,7 +27,7 @@ TRACE_TOKENS = (
     "<|action_sep|>",
     "<|arg_sep|>",
 )
-"""CWM's world-model trace tokens (ALGORITHM: a trace is SOURCE, then frames of event, locals and line)."""
+"""CWM's world-model trace tokens (arXiv 2510.02387: a trace is the source, then frames of event, locals and line)."""
 
 SPECIAL_TOKENS = (
     "<|begin_of_text|>",

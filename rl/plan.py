@@ -2,10 +2,11 @@
 
 import asyncio
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from rl.cluster import joined
-from rl.config import Config, WarmStartConfig
+from rl.config import Config, PartConfig, WarmStartConfig
 from rl.doctor import memory
 from rollout_workers.sandbox.select import choose
 from verifiers.errors import UserError
@@ -47,7 +48,6 @@ def in_words(config: Config) -> list[str]:
     where = joined(config.cluster.address)
     model = config.model.path or "made from nothing, as [model.init] says"
     return [
-        "",
         f"cluster    {where or 'a Ray of its own on loopback'}",
         f"model      {model}, {config.model.dtype}",
         f"workers    {rollout.workers} x {rollout.slots} episodes at once, {rollout.cpus:g} CPUs and {rollout.gpus:g} "
@@ -57,6 +57,7 @@ def in_words(config: Config) -> list[str]:
         f"weights    by {engine.transport}",
         f"sandbox    {rollout.sandbox.backend}",
         f"tasks      {', '.join(_tasks(config))}",
+        *(f"rewards    {name}: {_recipe(parts)}" for name, parts in config.verifiers.items()),
         f"batches    of {config.algorithm.token_budget} tokens with an advantage, groups of "
         f"{config.algorithm.group_size}, lag at most {config.algorithm.max_lag}",
         f"steps      {config.run.steps}, a checkpoint every {config.checkpoint.every}",
@@ -66,6 +67,13 @@ def in_words(config: Config) -> list[str]:
 def _tasks(config: Config) -> list[str]:
     files = [str(config.data.dir / source.path) for source in config.data.sources]
     return files + [f"generated {one.generator} at difficulty {one.difficulty}" for one in config.data.generated]
+
+
+def _recipe(parts: Mapping[str, PartConfig]) -> str:
+    """`1 math + 0.2 length if correct, format as a gate`."""
+    summed = (f"{one.weight:g} {name}{' if correct' * one.if_correct}" for name, one in parts.items() if not one.gate)
+    gates = (f"{name} as a gate" for name, one in parts.items() if one.gate)
+    return ", ".join([" + ".join(summed), *gates])
 
 
 def _warm_start(warm: WarmStartConfig) -> str:

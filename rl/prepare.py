@@ -15,7 +15,7 @@ from rl.sft import warm_start
 from rl.tasks.files import load
 from rl.tasks.stream import FilePool, GeneratedPool, Pool
 from rollout_workers import environments
-from rollout_workers.weights import replacing
+from rollout_workers.files import replacing
 from verifiers.combine import Combined, Part
 from verifiers.errors import UserError
 from verifiers.task import Task

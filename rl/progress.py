@@ -12,7 +12,7 @@ LINE_SECONDS = 8.0
 
 
 class Show(Protocol):
-    """Takes how far a stage is."""
+    """A callback that shows how far a stage is."""
 
     def __call__(self, done: int, text: str) -> None:
         """`done` units of the total, and what else there is to know."""

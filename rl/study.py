@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rl.config import Config, ConfigError, changed
 from rl.ledger import Reader
 from rl.ledger.schema import FILE
-from rollout_workers.weights import replacing
+from rollout_workers.files import replacing
 
 LAGS: Final = (0, 1, 2, 4, 8)
 CORRECTIONS: Final = ("none", "decoupled")
@@ -137,7 +137,7 @@ def _clear(directory: Path) -> None:
 
 
 def course(directory: Path) -> Course:
-    """Of a finished run."""
+    """Rewards, times and evaluations of a finished run."""
     report = json.loads((directory / "report.json").read_text())
     with Reader(directory) as reader:
         steps = reader.steps()

@@ -31,14 +31,14 @@ class TrackerError(UserError):
 
 
 class Sink(Protocol):
-    """Where numbers go."""
+    """A tracker that is open."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Of one step."""
+        """Record the numbers of one step."""
         ...
 
     def close(self) -> None:
-        """No more will come."""
+        """Finish: no more numbers will come."""
         ...
 
 

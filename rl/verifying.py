@@ -88,7 +88,7 @@ class VerifierError(UserError):
 
 
 def load(name: str) -> Verifier:
-    """Raises VerifierError."""
+    """The verifier of that name. Raises VerifierError."""
     try:
         return registry.load(name)
     except ValueError as error:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rollout_workers.clock import Clock
 from rollout_workers.engine import EngineError, Sampled, SampleError
-from rollout_workers.environments import Environment, Left, find
+from rollout_workers.environments import Environment, Remaining, find
 from rollout_workers.renderer import Renderer
 from rollout_workers.trajectory import (
     Context,
@@ -91,7 +91,7 @@ class _Talk:
                 return StopReason.TOKENS
             with clock.time("tool"):
                 try:
-                    left = Left(self._limits.turns - turn, self._limits.tokens - len(self._tokens))
+                    left = Remaining(self._limits.turns - turn, self._limits.tokens - len(self._tokens))
                     answer = await environment.respond(self.reply, left)
                 except SandboxKilled:
                     return StopReason.SANDBOX

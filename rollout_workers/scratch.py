@@ -1,10 +1,10 @@
 """Directories that belong to one process and go with it; what a killed one left is removed by the next."""
 
+import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,9 +18,12 @@ RECEIVED = "cwm-rl-received"
 
 @contextmanager
 def scratch(prefix: str, parent: Path) -> Iterator[Path]:
-    """A new directory `parent/prefix-PID-…`, removed on leaving; those of processes that are gone are removed first."""
+    """A new directory `parent/prefix-PID-NAMESPACE-N`, removed on leaving; what dead processes left, before that.
+
+    Its name is as short as can be: below it Ray makes sockets, whose paths may have 107 bytes. Raises OSError.
+    """
     sweep(prefix, parent)
-    path = Path(tempfile.mkdtemp(prefix=f"{prefix}-{os.getpid()}-", dir=parent))
+    path = _new(parent, f"{prefix}-{os.getpid()}-{pid_namespace()}")
     try:
         yield path
     finally:
@@ -28,11 +31,25 @@ def scratch(prefix: str, parent: Path) -> Iterator[Path]:
 
 
 def sweep(prefix: str, parent: Path) -> None:
-    """Remove what processes that are gone have left."""
-    for path in parent.glob(f"{prefix}-*"):
+    """Remove what processes that are gone have left; in a parent that containers share, none of other containers."""
+    for path in parent.glob(f"{prefix}-*-{pid_namespace()}-*"):
         owner = path.name.removeprefix(f"{prefix}-").partition("-")[0]
         if owner.isdigit() and not _lives(int(owner)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def pid_namespace() -> int:
+    """Where process ids mean what they mean here."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def _new(parent: Path, beginning: str) -> Path:
+    numbers = itertools.count()
+    while True:
+        path = parent / f"{beginning}-{next(numbers)}"
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            return path
 
 
 def _lives(pid: int) -> bool:

@@ -93,7 +93,7 @@ class Staging(Protocol):
         ...
 
     def take(self) -> None:
-        """Put them to use."""
+        """Make the loaded weights those that are sampled from."""
         ...
 
     def settle(self) -> None:

@@ -111,11 +111,37 @@ class FailureReason(StrEnum):
     """Why an episode ended without anything to score."""
 
     PROMPT_TOO_LONG = "prompt_too_long"
-    """Of the task: no retry can help."""
+    """The task's own fault: no retry can help."""
     DEADLINE = "deadline"
     """Its acting part outlasted `Limits.seconds`, which is mostly our own speed."""
     INFRA_ERROR = "infra_error"
-    """Of ours: worth a retry."""
+    """A failure of ours: worth a retry."""
+
+
+class DropReason(StrEnum):
+    """Why an episode was not trained."""
+
+    ZERO_ADVANTAGE = "zero_advantage"
+    """Everybody in its group got the same reward."""
+    STALE = "stale"
+    """Its last token was sampled too many versions ago."""
+    GIBBERISH = "gibberish"
+    """It holds a rare token at a tiny probability."""
+    REFUSED = "refused"
+    """The learner refused a step on its batch: loss or gradient were not finite."""
+    PROMPT_TOO_LONG = "prompt_too_long"
+    GROUP_TOO_SMALL = "group_too_small"
+    """Fewer than two members of its group were left."""
+    DEADLINE = "deadline"
+    """Its group closed without it."""
+    INTERRUPTED = "interrupted"
+    """It was running when the driver died."""
+    INFRA_ERROR = "infra_error"
+    VERIFIER_ERROR = "verifier_error"
+    INVALID_TASK = "invalid_task"
+    WORKER_LOST = "worker_lost"
+    UNUSED = "unused"
+    """Left over at the run's end."""
 
 
 @dataclass(frozen=True, slots=True)

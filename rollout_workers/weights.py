@@ -3,8 +3,6 @@
 import json
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,16 +44,3 @@ def check(ref: WeightsRef) -> None:
 def sees(directory: str) -> bool:
     """Whether a directory of one process, whose name no other host has, is there for this one, too."""
     return Path(directory).is_dir()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place in one step when the block ends well, and else is removed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

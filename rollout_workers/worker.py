@@ -17,13 +17,14 @@ from rollout_workers.clock import Clock
 from rollout_workers.config import RolloutConfig
 from rollout_workers.engine import Engine, EngineError, Greedy
 from rollout_workers.episode import run_episode
+from rollout_workers.files import replacing
 from rollout_workers.renderer import Renderer
 from rollout_workers.sandbox.pool import Pool
 from rollout_workers.sandbox.reaper import reaping
 from rollout_workers.sandbox.select import choose
 from rollout_workers.scratch import RECEIVED, SHARED_MEMORY, scratch
 from rollout_workers.trajectory import Episode, EpisodeKey, Failed
-from rollout_workers.weights import WeightsError, WeightsRef, replacing, sees
+from rollout_workers.weights import WeightsError, WeightsRef, sees
 from verifiers.combine import Combined, Part
 from verifiers.runner import Grader
 from verifiers.sandbox import Sandbox, Sandboxes, SandboxSpec
@@ -196,20 +197,20 @@ class RolloutWorker:
         return WorkerStatus(os.getpid(), self._engine.version, seconds, faults, self._grading, self._sandboxes.now)
 
     async def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
-        """With the three below: vLLM's weight-sync client, for transports that push. Raises EngineError."""
+        """vLLM's `init_weight_transfer_engine`: connect to the sender, for transports that push. Raises EngineError."""
         await self._engine.connect(info)
 
     async def start_weight_update(self) -> None:
-        """Pause. Raises EngineError."""
+        """vLLM's `start_weight_update`: pause sampling, running requests kept. Raises EngineError."""
         await self._engine.begin_update()
 
     async def update_weights(self, info: dict[str, Any]) -> None:
-        """Receive. Raises EngineError."""
+        """vLLM's `update_weights`: receive the pushed tensors. Raises EngineError."""
         with self._clock.time("swapping"):
             await self._engine.receive(info)
 
     async def finish_weight_update(self, version: int) -> None:
-        """Go on. Raises EngineError."""
+        """vLLM's `finish_weight_update`: resume sampling, now under `version`. Raises EngineError."""
         await self._engine.end_update(version)
         self._wake()
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rl.tasks.generated import GeneratedSource
-from rollout_workers.environments import ENVIRONMENTS, Left
+from rollout_workers.environments import ENVIRONMENTS, Remaining
 from verifiers import registry
 from verifiers.runner import Grader
 from verifiers.sandbox import Sandboxes
@@ -23,7 +23,7 @@ async def played(
     async with ENVIRONMENTS[task.environment](task, sandboxes) as environment:
         for message in demonstration[begin:]:
             if message.role == "assistant":
-                left = Left(task.limits.turns - 1 - len(replies(turns)), 500)
+                left = Remaining(task.limits.turns - 1 - len(replies(turns)), 500)
                 said = await environment.respond(message.content, left)
             else:
                 answers.append((message, said))

@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from verifiers import deadline
+from verifiers.errors import InvalidTaskError
 from verifiers.sandbox import ExecResult, Sandbox, SandboxUnavailable
 
 OUTPUT_LIMIT = 1 << 20
@@ -29,10 +30,6 @@ Call = Sequence[Any]
 
 class TamperedError(Exception):
     """The private channel carried what the runner did not write: the candidate forged it."""
-
-
-class InvalidTaskError(Exception):
-    """The task's own code failed where no candidate had a part in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ def _path() -> list[str]:
 
 
 class _Foreign:
-    """What both have in common."""
+    """What both adapters have in common."""
 
     def __init__(self, kind: str, target: str, seconds: float, processes: int, walls: Sequence[str] = ()) -> None:
         self._name, self._seconds = target or kind, seconds
@@ -188,7 +188,7 @@ class ReasoningGym(_Foreign):
         super().__init__("reasoning_gym", "", seconds, processes, _walls("reasoning_gym"))
 
     def check_task(self, task: Task) -> None:
-        """Raises ValueError."""
+        """Refuse a task whose payload has no entry of reasoning-gym. Raises ValueError."""
         entry = task.payload.get("entry")
         metadata = entry.get("metadata") if isinstance(entry, Mapping) else None
         if not isinstance(metadata, Mapping) or not isinstance(metadata.get("source_dataset"), str):
@@ -220,7 +220,7 @@ class ReasoningGym(_Foreign):
 
 
 def _answer(text: str) -> str:
-    """Raises FormatError."""
+    """The text between <answer> tags, or all of it without any. Raises FormatError."""
     parts = text.split("<answer>")
     if len(parts) == 1:
         return text.strip()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from verifiers._relay import InvalidTaskError
+from verifiers.errors import InvalidTaskError
 from verifiers.sandbox import Sandbox, SandboxSpec, SandboxUnavailable
 
 SECONDS: Final = 120.0

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from verifiers._relay import Answer, Budget, Call, InvalidTaskError, Solution, TamperedError, ask, check_round
+from verifiers._relay import Answer, Budget, Call, Solution, TamperedError, ask, check_round
 from verifiers.code_tests import JSON, TestResult, parse_call_tests, run_call_tests
+from verifiers.errors import InvalidTaskError
 from verifiers.programs import (
     BY_LINES,
     LANGUAGES,

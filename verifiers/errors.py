@@ -1,4 +1,4 @@
-"""The root of every error that a person can mend."""
+"""The root of every error that a person can mend, and the error of a task."""
 
 from typing import ClassVar
 
@@ -8,3 +8,7 @@ class UserError(Exception):
 
     exit_code: ClassVar[int] = 2
     """What the command ends with: 2 for bad input, 1 where a run that had begun failed."""
+
+
+class InvalidTaskError(Exception):
+    """The task's own code failed where no candidate had a part in it."""

@@ -40,12 +40,12 @@ def _task(domain: str, number: int, payload: dict[str, Any], question: str) -> T
 
 
 def boxed(answer: str) -> str:
-    """As a final answer in mathematics."""
+    """A reply that gives `answer` as mathematics wants it: reasoning, then a box."""
     return f"thoughts</think>\nSo it is \\boxed{{{answer}}}."
 
 
 def fenced(source: str, mark: str = "python") -> str:
-    """As a final answer in code."""
+    """A reply that gives `source` as code wants it: reasoning, then a fenced block."""
     return f"thoughts</think>\n```{mark}\n{source}\n```"
 
 

@@ -11,8 +11,9 @@ from decimal import Decimal
 from typing import Any, Final
 
 from verifiers._plain import encode
-from verifiers._relay import Budget, InvalidTaskError, Solution, ask, room
+from verifiers._relay import Budget, Solution, ask, room
 from verifiers.code_tests import TestResult, rows_of
+from verifiers.errors import InvalidTaskError
 from verifiers.reply import PYTHON
 from verifiers.sandbox import ExecResult, Sandbox, Sandboxes, SandboxSpec
 
@@ -49,7 +50,7 @@ LANGUAGES: Final[Mapping[str, Language]] = {
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A source in its language."""
+    """A program's source, and its language."""
 
     source: str
     language: Language
@@ -89,7 +90,7 @@ def parse_stdin_tests(rows: object) -> list[StdinTest]:
 
 
 def parse_language(payload: Mapping[str, Any], known: Mapping[str, Language]) -> Language:
-    """Raises ValueError."""
+    """The language that a payload names, Python if none. Raises ValueError."""
     name = payload.get("language", "python")
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"the language {name!r:.40} is not known; known are {', '.join(sorted(known))}")

@@ -21,7 +21,8 @@ PATCH = "fix.patch"
 LIKE = 0.5
 """Patch similarity from which on a wrong repair earns 0 (CWM)."""
 _PATCH_LIMIT = 1 << 18
-_COMPARED = 1500
+COMPARED = 1500
+"""Characters of changed lines that are compared, of either side."""
 """Characters of changed lines."""
 
 
@@ -96,7 +97,7 @@ def similarity(patch: str, gold: str) -> float:
 
     The time grows with their product and worse, to 1.5 s: not for an event loop. 0 where one of them changes nothing.
     """
-    ours, real = _changes(patch)[:_COMPARED], _changes(gold)[:_COMPARED]
+    ours, real = _changes(patch)[:COMPARED], _changes(gold)[:COMPARED]
     return SequenceMatcher(None, ours, real, autojunk=False).ratio() if ours and real else 0.0
 
 

@@ -24,7 +24,8 @@ from typing import Any, Final
 
 from verifiers import checkout
 from verifiers._doubles import double
-from verifiers._relay import InvalidTaskError, TamperedError, lines_of, program
+from verifiers._relay import TamperedError, lines_of, program
+from verifiers.errors import InvalidTaskError
 from verifiers.repair import LIKE, PATCH, similarity
 from verifiers.sandbox import ExecResult, Sandbox, Sandboxes, SandboxUnavailable
 from verifiers.task import Submission, Task

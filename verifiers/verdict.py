@@ -21,7 +21,7 @@ class Outcome(StrEnum):
     """A failure of ours, proven from outside the sandbox."""
 
     @property
-    def ours(self) -> bool:
+    def is_infrastructure(self) -> bool:
         """Whether it says nothing of the answer, and is worth a retry."""
         return self in (Outcome.VERIFIER_ERROR, Outcome.INFRA_ERROR)
 
@@ -53,5 +53,5 @@ class Verdict:
     def scored(
         cls, reward: float, *, correct: bool, detail: str = "", parts: Mapping[str, float] | None = None
     ) -> "Verdict":
-        """The ordinary verdict."""
+        """A verdict with a reward, the ordinary one."""
         return cls(Outcome.SCORED, reward, correct, detail, parts or {})

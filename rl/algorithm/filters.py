@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rl.algorithm.staleness import lag
-from rl.ledger.states import DropReason
-from rollout_workers.trajectory import Episode, EpisodeKey, Group, Scored
+from rollout_workers.trajectory import DropReason, Episode, EpisodeKey, Group, Scored
 
 _SMALLEST_GROUP = 2
 

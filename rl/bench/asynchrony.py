@@ -21,7 +21,7 @@ from rl.driver.inbox import Batch
 from rl.driver.rollouts import Rollouts
 from rl.ledger import Reader
 from rl.progress import Say
-from rollout_workers.environments import Left
+from rollout_workers.environments import Remaining
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Limits, Message, Submission, Task
 from verifiers.verdict import Verdict
@@ -70,7 +70,7 @@ class Slow:
     def __init__(self, mean: float, sigma: float) -> None:
         self._mean, self._sigma = mean, sigma
 
-    async def respond(self, reply: str, left: Left) -> Message:
+    async def respond(self, reply: str, left: Remaining) -> Message:
         """An answer, later."""
         if self._mean:
             # The mean of exp N(μ, σ²) is exp(μ + σ²/2).
@@ -269,7 +269,7 @@ class _Done:
         self._tokens: list[int] = []
 
     def add(self, batch: Batch) -> None:
-        """One more."""
+        """Count one more batch."""
         self._at.append(time.monotonic())
         self._tokens.append(_sampled(batch))
 
@@ -293,6 +293,6 @@ def _unsaid(text: str) -> None:
 
 
 def in_words(found: Mapping[str, Any]) -> str:
-    """For people."""
+    """The result as text for people."""
     values = found["async"]
     return "\n".join(f"{name:>32}  {value:,.4g}" for name, value in values.items())

@@ -18,7 +18,8 @@ from verifiers.task import Message, Submission
 from verifiers.verdict import Verdict
 
 DOMAINS = ("math", "code", "trace", "repair")
-_GROUP = 8
+GROUP = 8
+"""Episodes of one."""
 _EPISODE_COLUMNS = (
     "group_id, idx, attempt, state, reason, dispatched_at, sampled_at, scored_at, ended_at, first_version,"
     " last_version, multi_version, sampled_tokens, tokens, turns, stop, outcome, reward, correct, parts,"
@@ -38,7 +39,7 @@ def make(run: Path, *, episodes: int, steps: int, config: dict[str, object] | No
     with closing(connect_writer(path)) as connection:
         connection.execute("BEGIN")
         _steps(connection, steps, began)
-        _episodes(connection, episodes // _GROUP, steps, began)
+        _episodes(connection, episodes // GROUP, steps, began)
         connection.execute(
             "UPDATE steps SET (episodes, sampled_tokens) = (SELECT COUNT(*), COALESCE(SUM(sampled_tokens), 0)"
             " FROM episodes AS e WHERE e.lineage = steps.lineage AND e.step = steps.step)"
@@ -121,7 +122,7 @@ def _episodes(connection: sqlite3.Connection, groups: int, steps: int, began: fl
     connection.executemany(
         "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            (number, f"{_domain(number)}/task-{number % 997}", _domain(number), _GROUP, at - 60, at + 900, at)
+            (number, f"{_domain(number)}/task-{number % 997}", _domain(number), GROUP, at - 60, at + 900, at)
             for number in range(1, groups + 1)
             for at in [_at(number, groups, steps, began)]
         ),
@@ -137,7 +138,7 @@ def _members(groups: int, steps: int, began: float) -> Iterator[tuple[tuple[obje
     for number in range(1, groups + 1):
         at, step = _at(number, groups, steps, began), _step(number, groups, steps)
         dropped = number % 25 == 0
-        for index in range(_GROUP):
+        for index in range(GROUP):
             key = EpisodeKey(number, index, 0)
             version = max(step - 3, 0)
             episode = _episode(key, (version, version + (step > 3 and index % 2)), chance)

@@ -174,7 +174,7 @@ def speed(path: Path, work: Work, say: Say) -> dict[str, Any]:
 
 
 class Bare:
-    """The rival."""
+    """The rival: a bare torch loop."""
 
     def __init__(self, path: Path, work: Work, algorithm: AlgorithmConfig) -> None:
         from transformers import AutoModelForCausalLM
@@ -282,7 +282,7 @@ def peak_mib(path: str, head_elements: int | None) -> float:
 
 
 def _status(name: str) -> int:
-    """KiB."""
+    """A value of /proc/self/status, in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
@@ -296,7 +296,7 @@ def _timed(device: str, work: Callable[[], Any]) -> float:
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """For people."""
+    """The result as text for people."""
     return "\n".join(
         f"{name:>24}  {value:,.4g}" if isinstance(value, float) else f"{name:>24}  {value}"
         for name, value in found["learner"].items()

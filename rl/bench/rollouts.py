@@ -257,7 +257,7 @@ def _read_seconds(file: Path) -> float:
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """For people."""
+    """The result as text for people."""
     (values,) = found.values()
     return "\n".join(
         f"{name:>24}  {value:,.4g}" if isinstance(value, float) else f"{name:>24}  {value}"

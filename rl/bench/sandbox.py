@@ -95,7 +95,7 @@ class Raw:
         self.client.exec_start(self.client.exec_create(container, ["true"])["Id"])
 
     def remove(self, container: str) -> None:
-        """Kill and remove."""
+        """Kill the container, and remove it."""
         self.client.remove_container(container, force=True)
 
 
@@ -339,6 +339,6 @@ async def _some_at_once(call: Callable[[], Awaitable[Any]], count: int, most: in
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """A line a number."""
+    """The numbers, a line each."""
     shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in found.items()}
     return "\n".join(f"{key:24} {value}" for key, value in shown.items())

@@ -20,6 +20,7 @@ import psutil
 
 from rl.bench import history
 from rl.progress import Say
+from verifiers.errors import UserError
 
 START_SECONDS: Final = 60.0
 RATE: Final = 10.0
@@ -59,6 +60,7 @@ TASKS: Final = 200
 """Held-out tasks of a domain."""
 _ASKED = 100
 _WARM = 3
+_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class _Heard:
 
 
 def bench(scale: Scale, say: Say) -> dict[str, Any]:
-    """One object of numbers."""
+    """One object of numbers. Raises UserError where there would be none."""
+    _check(scale)
     with tempfile.TemporaryDirectory(prefix="cwm-rl-bench-service-") as temporary:
         runs = Path(temporary)
         say(f"making a run of {scale.episodes:,} episodes and {scale.steps:,} steps")
@@ -108,6 +111,17 @@ def bench(scale: Scale, say: Say) -> dict[str, Any]:
         "rest_cores": round(rest, 4),
         "live": live,
     }
+
+
+def _check(scale: Scale) -> None:
+    if scale.episodes < history.GROUP:
+        raise UserError(f"{scale.episodes} episodes are no run: take {history.GROUP} at least, which are one group")
+    if not 0 <= scale.frozen < scale.clients:
+        raise UserError(
+            f"{scale.frozen} of {scale.clients} clients cannot be frozen: choose --frozen from 0 on and below --clients"
+        )
+    if scale.seconds < _SECONDS:
+        raise UserError(f"in {scale.seconds:g} s nothing is measured: take {_SECONDS:g} at least")
 
 
 def in_words(found: dict[str, Any]) -> str:

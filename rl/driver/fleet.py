@@ -70,7 +70,7 @@ class Worker:
         self.acting = 0
         """Members that act or wait for a slot."""
         self.actor: Actor | None = None
-        """None while it starts."""
+        """None while the actor starts."""
         self._up = asyncio.Event()
         self._failure: Exception | None = None
 
@@ -142,7 +142,7 @@ class Fleet:
                 await asyncio.sleep(_LOOK_AGAIN)
 
     def least_loaded(self) -> Worker:
-        """Where the next group goes."""
+        """The worker with the fewest episodes, to which the next group goes."""
         return min(self.workers, key=lambda worker: worker.acting)
 
     def offer(self, ref: WeightsRef, data: Any = None) -> None:

@@ -26,7 +26,7 @@ class Live:
         self._tokens = 0
 
     def step(self, step: int, stats: Mapping[str, Any]) -> None:
-        """A step was committed."""
+        """Count a committed step, and say its line."""
         self._tokens += stats["sampled_tokens"]
         self._ends.append((time.monotonic(), self._tokens))
         self._say(report.step_line(step, self._steps, stats, self._speed(), self._ledger.dropped()))

@@ -66,7 +66,7 @@ class WeightsDirectory:
             path.unlink()
 
     def versions(self) -> dict[int, Path]:
-        """What is still here."""
+        """Version -> file, of those that are not pruned."""
         return {int(path.stem): path for path in sorted(self.path.glob("*.safetensors"))}
 
 

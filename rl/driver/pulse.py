@@ -42,7 +42,7 @@ class Actor(msgspec.Struct, frozen=True):
 
     name: str
     state: str
-    """`up`, `starting` or `lost`."""
+    """`up` or `starting`; one that is lost starts anew at once."""
     seen: float | None = None
     """When it last answered, Unix seconds. A learner answers between two steps."""
     pid: int | None = None
@@ -53,13 +53,13 @@ class Actor(msgspec.Struct, frozen=True):
     slots: int = 0
     grading: int = 0
     sandboxes: int = 0
-    """Open ones."""
+    """Sandboxes that are open there now."""
     seconds: dict[str, float] = {}
     """Where its time went, by cause."""
 
 
 class Pulse(msgspec.Struct, frozen=True):
-    """One beat."""
+    """The driver's state at one moment, written to the run's directory for the service and `top`."""
 
     at: float
     began: float

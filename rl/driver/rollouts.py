@@ -9,9 +9,8 @@ from rl.algorithm.staleness import capacity
 from rl.config import Config
 from rl.driver.fleet import Fleet, Worker, WorkerLost
 from rl.driver.inbox import Inbox
-from rl.ledger.states import DropReason
 from rl.ledger.writer import Ledger
-from rollout_workers.trajectory import Episode, EpisodeKey, FailureReason
+from rollout_workers.trajectory import DropReason, Episode, EpisodeKey, FailureReason
 from verifiers.task import Task
 from verifiers.verdict import Verdict
 
@@ -37,12 +36,15 @@ class Rollouts:
     async def run(self) -> None:
         """Until cancelled. Raises FleetError."""
         async with asyncio.TaskGroup() as groups:
-            for task in self._tasks:
+            while True:
                 while not self._may_start():
                     self._ended.clear()
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_LOOK_AGAIN):
                             await self._ended.wait()
+                task = next(self._tasks, None)  # not before it may start: limits and mixture are those of this step
+                if task is None:
+                    return
                 groups.create_task(self._group(task, self._fleet.least_loaded()), name=f"group of {task.id}")
                 await asyncio.sleep(0)  # lets it count itself as running
 
@@ -56,17 +58,16 @@ class Rollouts:
             return self._in_a_wave() and free
         if not free:
             return False
-        per_step, size = inbox.episodes_per_batch, config.algorithm.group_size
-        if inbox.starving and not per_step:  # nobody knows yet how many a step takes
+        each, size = inbox.tokens_per_episode, config.algorithm.group_size
+        if not each:  # nobody knows yet how many a step takes; slots are not to wait for stragglers
             return self._running < 2 * config.rollout.slots * config.rollout.workers
         room = capacity(
             max_lag=config.algorithm.max_lag,
-            # A learner that waits needs more than there is, whatever the mean says.
-            episodes_per_step=max(per_step, size, inbox.episodes + size if inbox.starving else 0),
-            pending=inbox.episodes,
+            episodes_per_step=max(size, config.algorithm.token_budget / each),
+            pending=inbox.tokens / each,
             running=self._running,
         )
-        return room > 0
+        return room >= size
 
     def _in_a_wave(self) -> bool:
         """Nothing may lag: when the learner waits and nothing runs, every slot is filled, and then all end first."""
@@ -122,7 +123,7 @@ class Rollouts:
         """The verdict; asked for again where we failed, for what was sampled is not lost by that."""
         for _ in range(self._config.guard.retries):
             verdict = await self._fleet.grade(worker, task, episode)
-            if not verdict.outcome.ours:
+            if not verdict.outcome.is_infrastructure:
                 return verdict
         return await self._fleet.grade(worker, task, episode)
 

@@ -14,7 +14,7 @@ from rl.cluster import Actor
 from rl.config import Config
 from rl.driver import publisher
 from rl.driver.fleet import Fleet
-from rl.driver.heart import Heart
+from rl.driver.heartbeat import Heartbeat
 from rl.driver.inbox import Batch, Inbox
 from rl.driver.live import Live
 from rl.driver.publisher import Transport
@@ -31,8 +31,8 @@ from rl.progress import Say
 from rl.reports import report
 from rl.tasks.stream import Pool, softened, stream
 from rl.train import train
+from rollout_workers.files import replacing
 from rollout_workers.renderer import Renderer
-from rollout_workers.weights import replacing
 from rollout_workers.worker import WorkerSetup
 
 
@@ -215,7 +215,7 @@ async def opened(config: Config, directory: Path, pools: list[Pool], say: Say) -
     async with AsyncExitStack() as stack:
         ledger = stack.enter_context(Ledger.open(directory))
         waits = Waits()
-        heart = await stack.enter_async_context(Heart.beating(directory, waits))
+        heart = await stack.enter_async_context(Heartbeat.beating(directory, waits))
         trackers.start(directory, config.run.trackers)
         store(config, directory)  # after a resume with other settings, the next one goes on with these
         model = fall_back(ledger, base, say)
@@ -240,7 +240,8 @@ async def opened(config: Config, directory: Path, pools: list[Pool], say: Say) -
             ways = publisher.opened(config, directory, learner, fleet, size.result())
             transport = await stack.enter_async_context(ways)
         say(fleet.sandbox)
-        inbox = Inbox(config.algorithm, renderer.vocab_size, ledger, config.guard.zero_advantage_groups)
+        patience = config.guard.zero_advantage_groups
+        inbox = Inbox(config.algorithm, renderer.vocab_size, ledger, patience, config.run.seed)
         run = Run(config, directory, ledger, learner, fleet, inbox, transport, say, waits, live)
         if ledger.newest_checkpoint() is None:
             await run.save(0)

@@ -1,4 +1,4 @@
-"""Every wait has a deadline and a name. Those that run are shown beside the progress bar."""
+"""Waits with a name and a deadline. Those that run are shown beside the progress bar and on the status page."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ class Wait:
 
 
 class Waits:
-    """The waits of one process."""
+    """All named waits of this process: those that run, and how long those that ended took."""
 
     def __init__(self) -> None:
         self._running: dict[int, Wait] = {}
@@ -34,7 +34,7 @@ class Waits:
 
     @property
     def running(self) -> list[Wait]:
-        """Oldest first."""
+        """Waits that have not ended, oldest first."""
         return sorted(self._running.values(), key=lambda wait: wait.since)
 
     @asynccontextmanager

@@ -14,8 +14,8 @@ from typing import Any
 
 from rl.driver.fleet import Fleet, Worker, WorkerLost
 from rl.tasks.generated import GeneratedSource
+from rollout_workers.files import replacing
 from rollout_workers.trajectory import Episode, EpisodeKey, FailureReason
-from rollout_workers.weights import replacing
 from verifiers.task import Message, Task
 from verifiers.verdict import Verdict
 
@@ -46,7 +46,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A task to evaluate on."""
+    """A held-out task, and the difficulty it was drawn at."""
 
     task: Task
     difficulty: int | None
@@ -120,7 +120,7 @@ async def _sample(fleet: Fleet, worker: Worker, key: EpisodeKey, which: HeldOut,
             episode = result
         async with worker.gradings:
             verdict = await fleet.grade(worker, task, episode)
-        if not verdict.outcome.ours:
+        if not verdict.outcome.is_infrastructure:
             break
     return _told(which, key.index, episode, verdict, failure)
 

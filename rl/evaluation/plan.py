@@ -43,19 +43,19 @@ class EvaluationError(UserError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked for."""
+    """What `cwm-rl eval` is asked for."""
 
     model: str
     """Directory, or name on Hugging Face's hub."""
     domains: str = ALL
-    """Names between commas."""
+    """Names of domains between commas, or `all`."""
     tasks: int = 200
-    """Of every domain."""
+    """Held-out tasks of every domain."""
     samples: int = 1
-    """Of every task."""
+    """Episodes of every task."""
     greedy: bool = False
     difficulty: int | None = None
-    """Instead of every source's own."""
+    """Replaces every source's own; None keeps it."""
     config: Path | None = None
     """Whose sources and rollouts are used."""
     overrides: Sequence[str] = ()
@@ -74,7 +74,7 @@ class Evaluation:
 
     @property
     def model(self) -> str:
-        """Directory or hub name."""
+        """Directory of the model, or its name on the hub."""
         return str(self.config.model.path)
 
 

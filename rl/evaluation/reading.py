@@ -21,7 +21,7 @@ class WorthReading:
     messages: tuple[Message, ...]
     """The whole conversation, the task's messages first."""
     verdict: str = ""
-    """What came of it, in words."""
+    """The verdict on it, in words."""
 
 
 def of_one(samples: Sequence[Sample]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ _EPISODES_PER_VERSION = 16
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What a comparison found."""
+    """How far log-probabilities of learner and engine are apart, by a comparison at the end of a run."""
 
     max: float
     """Largest |log π_learner − log π_engine| of a sampled token, in nats."""

@@ -16,8 +16,8 @@ from rl.config import AlgorithmConfig, LearnerConfig
 from rl.learner import checkpoint, model, weights
 from rl.learner.masters import Masters
 from rl.learner.objective import Objective
-from rl.learner.optimisers import Kept, optimisers
-from rl.learner.packing import MicroBatch, Row, dealt, pack
+from rl.learner.optimisers import Snapshot, optimisers
+from rl.learner.packing import MicroBatch, Row, balanced_shares, pack
 from rollout_workers.clock import Clock
 from rollout_workers.cores import allowed
 from rollout_workers.weights import sees
@@ -83,11 +83,11 @@ class Learner:
 
     @property
     def policy(self) -> Any:
-        """The model."""
+        """The model that is trained."""
         return self._model
 
     def size_bytes(self) -> int:
-        """Of the weights, once the model is loaded."""
+        """Bytes of the weights, once the model is loaded."""
         return sum(parameter.nbytes for parameter in self._model.parameters())
 
     def step(self, rows: Sequence[Row]) -> dict[str, float]:
@@ -98,17 +98,21 @@ class Learner:
         """
         if not rows:
             raise StepRefused("a step on an empty batch was asked for")
+        if not all(np.isfinite(one.advantage) and np.isfinite(one.logprobs[one.mask]).all() for one in rows):
+            raise StepRefused(
+                f"an advantage or a recorded log-probability of {len(rows)} rows is not finite: the step was not taken"
+            )
         tokens = self._setup.config.microbatch_tokens
         count = min(self._setup.algorithm.minibatches, len(rows))
-        shares = [pack(share, tokens) for share in (dealt(rows, count) if count > 1 else [rows])]
+        shares = [pack(share, tokens) for share in (balanced_shares(rows, count) if count > 1 else [rows])]
         proximals = [[self._proximal(batch) if count > 1 else None for batch in share] for share in shares]
         loss, norm, seen = 0.0, 0.0, _Seen()
         with self._clock.time("keeping"):
-            kept = Kept(self._optimisers) if count > 1 else None
+            kept = Snapshot(self._optimisers) if count > 1 else None
         try:
             for share, proximal in zip(shares, proximals, strict=True):
-                part, length = self._step(share, proximal, seen)
-                loss, norm = loss + part, max(norm, length)
+                share_loss, share_norm = self._step(share, proximal, seen)
+                loss, norm = loss + share_loss, max(norm, share_norm)
         except StepRefused:
             if kept is not None:
                 kept.restore()
@@ -145,6 +149,7 @@ class Learner:
             for optimiser in self._optimisers:
                 optimiser.step()
             self._masters.stepped()
+        seen.stepped = True
         return loss, norm
 
     def _proximal(self, batch: MicroBatch) -> torch.Tensor | None:
@@ -226,18 +231,26 @@ class Learner:
 
 
 class _Seen:
-    """What was seen of a step's sampled tokens, over all its micro-batches."""
+    """What was seen of a batch's sampled tokens, over all its micro-batches."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[torch.Tensor, ...]] = []
+        self._before = 0
+        self.stepped = False
+        """Whether the weights have moved since the batch was begun."""
 
     def add(self, out: model.Forward, behaviour: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> None:
         """A micro-batch; all tensors (T,)."""
-        stilled = out.stilled * (advantages != 0)  # else there was nothing to take
-        self._parts.append(tuple(one.detach()[mask] for one in (out.logp, behaviour, out.entropy, stilled)))
+        no_gradient = out.no_gradient * (advantages != 0)  # else there was nothing to take
+        self._parts.append(tuple(one.detach()[mask] for one in (out.logp, behaviour, out.entropy, no_gradient)))
+        self._before += not self.stepped
 
     def summary(self) -> dict[str, float]:
-        """Statistics of the whole step; `clip_fraction` is the share of tokens that the loss took the gradient from."""
-        logp, behaviour, entropy, stilled = (torch.cat(part) for part in zip(*self._parts, strict=True))
+        """Statistics of the whole batch; `clip_fraction` is the share of tokens that the loss took the gradient from.
+
+        Engine and learner are compared before the first step alone, as later ones move the weights.
+        """
+        _, _, entropy, no_gradient = (torch.cat(part) for part in zip(*self._parts, strict=True))
+        logp, behaviour, *_ = (torch.cat(part) for part in zip(*self._parts[: self._before], strict=True))
         stats = statistics(logp, behaviour, torch.ones_like(logp, dtype=torch.bool))
-        return {**stats, "entropy": entropy.mean().item(), "clip_fraction": stilled.mean().item()}
+        return {**stats, "entropy": entropy.mean().item(), "clip_fraction": no_gradient.mean().item()}

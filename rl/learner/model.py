@@ -31,7 +31,7 @@ class Forward:
     logp: Tensor
     entropy: Tensor
     """Of the distribution the token was drawn from, in nats; carries no gradient."""
-    stilled: Tensor
+    no_gradient: Tensor
     """1 where the loss has no gradient: clipped, masked, or without an advantage. 0 where there is no loss."""
 
 
@@ -62,7 +62,7 @@ def forward(model: Any, batch: MicroBatch, temperature: float) -> Forward:
     hidden, places, chosen = _hidden(model, batch)
     head = model.get_output_embeddings()
     found = [_score(head, hidden[piece], chosen[piece], temperature) for piece in _pieces(head, hidden, None)]
-    return _spread(batch, places, [(*one, torch.zeros_like(one[0])) for one in found])
+    return _scatter(batch, places, [(*one, torch.zeros_like(one[0])) for one in found])
 
 
 def backward(
@@ -91,23 +91,23 @@ def backward(
             head = model.get_output_embeddings()
             pieces = _pieces(head, hidden, head_elements)
             scored = [_score(head, hidden[piece], chosen[piece], temperature, entropy=False) for piece in pieces]
-            first(_spread(batch, places, [(logp, nothing, nothing) for logp, nothing in scored]).logp)
+            first(_scatter(batch, places, [(logp, nothing, nothing) for logp, nothing in scored]).logp)
     head, gradient = model.get_output_embeddings(), torch.empty_like(hidden)
     total, found = hidden.new_zeros((), dtype=torch.float32), []
     with clock.time("head"):
         for piece in _pieces(head, hidden, head_elements):
             leaf = hidden[piece].detach().requires_grad_()
-            logp, spread = _score(head, leaf, chosen[piece], temperature, entropy=entropy)
+            logp, entropies = _score(head, leaf, chosen[piece], temperature, entropy=entropy)
             logp.retain_grad()
             part = loss(logp, places[piece])
             part.backward()  # type: ignore[no-untyped-call]
             gradient[piece] = cast(Tensor, leaf.grad)
             total += part.detach()
-            found.append((logp.detach(), spread, (cast(Tensor, logp.grad) == 0).float()))
+            found.append((logp.detach(), entropies, (cast(Tensor, logp.grad) == 0).float()))
     with clock.time("backward"):
         if found:
             hidden.backward(gradient)  # type: ignore[no-untyped-call]
-    return total.item(), _spread(batch, places, found)
+    return total.item(), _scatter(batch, places, found)
 
 
 def _hidden(model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,11 +143,11 @@ def _score(
         return -cross_entropy(logits, chosen, reduction="none"), logits.new_zeros(len(chosen))
     scores = torch.log_softmax(logits, dim=-1)
     with torch.no_grad():
-        spread = -(scores.exp() * scores).sum(-1)
-    return scores.gather(-1, chosen[:, None]).squeeze(-1), spread
+        entropies = -(scores.exp() * scores).sum(-1)
+    return scores.gather(-1, chosen[:, None]).squeeze(-1), entropies
 
 
-def _spread(batch: MicroBatch, places: Tensor, found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Forward:
+def _scatter(batch: MicroBatch, places: Tensor, found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Forward:
     """Piece by piece to (T,)."""
     nothing = torch.zeros(len(batch.tokens), device=places.device)
     if not found:

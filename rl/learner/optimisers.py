@@ -43,7 +43,7 @@ def optimisers(
     return found
 
 
-class Kept:
+class Snapshot:
     """Where optimisers and what they step stood, in the host's memory."""
 
     def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:

@@ -64,7 +64,7 @@ def rows(members: Iterable[Scored], advantages: Iterable[float]) -> list[Row]:
 L = TypeVar("L", Row, MicroBatch)
 
 
-def dealt(items: Iterable[L], count: int) -> list[list[L]]:
+def balanced_shares(items: Iterable[L], count: int) -> list[list[L]]:
     """`count` shares of about as many tokens each: the longest first, each to the share that has least."""
     shares: list[list[L]] = [[] for _ in range(count)]
     sizes = [0] * count

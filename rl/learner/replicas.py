@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from rl.learner.packing import MicroBatch, Row, dealt, pack
+from rl.learner.packing import MicroBatch, Row, balanced_shares, pack
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Replicas:
 
         The sums are left with the first model. Results are in no particular order.
         """
-        shares = dealt(batches, len(self._models))
+        shares = balanced_shares(batches, len(self._models))
         found = list(self.map(lambda model, share: [one(model, batch) for batch in share], self._models, shares))
         for replica in self._models[1:]:
             for mine, other in zip(self._models[0].parameters(), replica.parameters(), strict=True):

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from rollout_workers.files import replacing
 from rollout_workers.mapped import DTYPES, mapped_shared
 from rollout_workers.scratch import SHARED_MEMORY
-from rollout_workers.weights import replacing
 
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT: Final = 64

@@ -8,8 +8,9 @@ At any moment, also after `kill -9`: dispatched = trained + dropped + pending. `
 
 from rl.ledger.reader import Reader, Where
 from rl.ledger.records import Counts, Fault, Record, Step
-from rl.ledger.states import RETRIABLE, DropReason, LedgerError, State
+from rl.ledger.states import RETRIABLE, LedgerError, State
 from rl.ledger.writer import Ledger
+from rollout_workers.trajectory import DropReason
 
 __all__ = [
     "RETRIABLE",

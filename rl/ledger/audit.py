@@ -22,7 +22,7 @@ _PAYLOAD = """
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What an audit found."""
+    """What an audit found: breaches of the ledger's laws, and totals."""
 
     problems: tuple[str, ...]
     """One sentence each; empty if all is well."""
@@ -30,14 +30,14 @@ class Audit:
     """None where the file is too damaged to count."""
     steps: int = 0
     version: int = -1
-    """The newest published."""
+    """The newest published version."""
     lineages: int = 0
     payloads: int = 0
     """Episodes that were read back whole and compared with their columns."""
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong."""
+        """Whether no problem was found."""
         return not self.problems
 
 

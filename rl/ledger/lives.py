@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 from rl.ledger import codec, queries
-from rl.ledger.states import PENDING, RETRIABLE, UNFINISHED, DropReason, LedgerError, State
+from rl.ledger.states import PENDING, RETRIABLE, UNFINISHED, LedgerError, State
 from rl.ledger.storage import Storage
-from rollout_workers.trajectory import Completion, Episode, EpisodeKey, Group, Trajectory
+from rollout_workers.trajectory import Completion, DropReason, Episode, EpisodeKey, Group, Trajectory
 from verifiers.verdict import Verdict
 
 _DETAIL_LIMIT = 2000

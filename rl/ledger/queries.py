@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rl.ledger import codec
 from rl.ledger.records import Counts
-from rl.ledger.states import PENDING, DropReason, LedgerError, State
-from rollout_workers.trajectory import Group, Scored
+from rl.ledger.states import PENDING, LedgerError, State
+from rollout_workers.trajectory import DropReason, Group, Scored
 from verifiers.verdict import Outcome, Verdict
 
 

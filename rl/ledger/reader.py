@@ -1,4 +1,4 @@
-"""What anybody may ask, while the writer works or long after it is dead."""
+"""Reading a ledger, while its writer works or long after it is dead."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,8 @@ from typing import Self
 
 from rl.ledger import codec, queries, schema
 from rl.ledger.records import Counts, Fault, Record, Step
-from rl.ledger.states import DropReason, LedgerError, State
-from rollout_workers.trajectory import EpisodeKey
+from rl.ledger.states import LedgerError, State
+from rollout_workers.trajectory import DropReason, EpisodeKey
 from verifiers.verdict import Outcome
 
 _SELECT = """
@@ -51,7 +51,7 @@ _PLAIN = ("task_id", "domain", "detail", "dispatched_at", "sampled_at", "scored_
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Which episodes; None lets all through. An episode without a reward is outside of every range."""
+    """A filter of episodes; None lets all through. An episode without a reward is outside of every range."""
 
     state: State | None = None
     domain: str | None = None
@@ -61,7 +61,7 @@ class Where:
     outcome: Outcome | None = None
     correct: bool | None = None
     tokens_min: int | None = None
-    """Sampled ones."""
+    """Sampled tokens of the episode, at least; `tokens_max`: at most."""
     tokens_max: int | None = None
 
 
@@ -93,7 +93,7 @@ class Reader:
 
     @property
     def run_id(self) -> str:
-        """The run that this is the ledger of."""
+        """The name of the run."""
         return str(self._connection.execute("SELECT id FROM run").fetchone()[0])
 
     @property
@@ -114,7 +114,7 @@ class Reader:
 
     @property
     def groups(self) -> int:
-        """How many were dispatched so far."""
+        """Groups dispatched so far."""
         return int(self._connection.execute("SELECT COUNT(*) FROM groups").fetchone()[0])
 
     def drawn(self) -> dict[str, int]:
@@ -123,17 +123,17 @@ class Reader:
 
     @property
     def balanced(self) -> bool:
-        """Whether the counts add up."""
+        """Whether dispatched = trained + dropped + pending."""
         return self.counts().balanced
 
     def counts(self) -> Counts:
-        """Episodes by where they stand."""
+        """Episodes by state and, if dropped, by reason."""
         with self._moment():
             return queries.counts(self._connection)
 
     @property
     def lineage(self) -> int:
-        """The learner's present line of descent."""
+        """The learner's present lineage: a new one begins where it falls back to a checkpoint."""
         return queries.current_lineage(self._connection)
 
     @property
@@ -176,7 +176,7 @@ class Reader:
 
     @property
     def fault_count(self) -> int:
-        """How many faults there are."""
+        """Number of recorded faults."""
         return int(self._connection.execute("SELECT COUNT(*) FROM faults").fetchone()[0])
 
     def faults(self, after: int = 0) -> list[Fault]:
@@ -199,12 +199,12 @@ class Reader:
         return dict(rows.fetchall())
 
     def sampled_tokens(self, since: float) -> int:
-        """Of all episodes that ended their acting at `since` or later, Unix seconds."""
+        """Sampled tokens of all episodes that ended their acting at `since` or later, Unix seconds."""
         total = "SELECT COALESCE(SUM(sampled_tokens), 0) FROM episodes WHERE sampled_at >= ?"
         return int(self._connection.execute(total, (since,)).fetchone()[0])
 
     def verdicts(self) -> dict[str, int]:
-        """Outcome -> episodes."""
+        """Outcome of the verdict -> episodes."""
         rows = self._connection.execute(
             "SELECT outcome, COUNT(*) FROM episodes WHERE outcome NOT NULL GROUP BY outcome"
         )
@@ -272,13 +272,16 @@ class Reader:
         return found[0] if found else None
 
     def returns(self, group: int) -> dict[EpisodeKey, tuple[float, int]]:
-        """Of those members that have a reward: it, and their sampled tokens."""
-        select = "SELECT idx, attempt, reward, sampled_tokens FROM episodes WHERE group_id = ? AND reward IS NOT NULL"
-        rows = self._connection.execute(select, (group,))
+        """Key -> (reward, sampled tokens) of the members that have a reward and were not dropped, in their order."""
+        select = (
+            "SELECT idx, attempt, reward, sampled_tokens FROM episodes "
+            "WHERE group_id = ? AND reward IS NOT NULL AND state != ? ORDER BY idx, attempt"
+        )
+        rows = self._connection.execute(select, (group, State.DROPPED.value))
         return {EpisodeKey(group, index, attempt): (reward, tokens) for index, attempt, reward, tokens in rows}
 
     def domains(self) -> list[str]:
-        """Of all groups."""
+        """Names of all domains that were dispatched, sorted."""
         return [row[0] for row in self._connection.execute("SELECT DISTINCT domain FROM groups ORDER BY domain")]
 
     def _records(self, select: str, values: Mapping[str, object]) -> list[Record]:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rl.ledger.states import DropReason, State
-from rollout_workers.trajectory import Episode, EpisodeKey
+from rl.ledger.states import State
+from rollout_workers.trajectory import DropReason, Episode, EpisodeKey
 from verifiers.verdict import Verdict
 
 

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import IO
 
-from rl.ledger.states import DropReason, LedgerError, State
+from rl.ledger.states import LedgerError, State
+from rollout_workers.trajectory import DropReason
 
 FILE = "ledger.sqlite"
 _OF_THE_FILE = {

@@ -1,7 +1,8 @@
-"""The words of the ledger: the states of an episode's life, the reasons to leave it, and the errors."""
+"""The words of the ledger: the states of an episode's life, which failures are worth another try, and its error."""
 
 from enum import StrEnum
 
+from rollout_workers.trajectory import DropReason
 from verifiers.errors import UserError
 
 
@@ -21,32 +22,6 @@ class State(StrEnum):
 
 PENDING = (State.DISPATCHED, State.SAMPLED, State.SCORED)
 UNFINISHED = (State.DISPATCHED, State.SAMPLED)
-
-
-class DropReason(StrEnum):
-    """Why an episode was not trained."""
-
-    ZERO_ADVANTAGE = "zero_advantage"
-    """Everybody in its group got the same reward."""
-    STALE = "stale"
-    """Its last token was sampled too many versions ago."""
-    GIBBERISH = "gibberish"
-    """It holds a rare token at a tiny probability."""
-    REFUSED = "refused"
-    """The learner refused a step on its batch: loss or gradient were not finite."""
-    PROMPT_TOO_LONG = "prompt_too_long"
-    GROUP_TOO_SMALL = "group_too_small"
-    """Fewer than two members of its group were left."""
-    DEADLINE = "deadline"
-    """Its group closed without it."""
-    INTERRUPTED = "interrupted"
-    """It was running when the driver died."""
-    INFRA_ERROR = "infra_error"
-    VERIFIER_ERROR = "verifier_error"
-    INVALID_TASK = "invalid_task"
-    WORKER_LOST = "worker_lost"
-    UNUSED = "unused"
-    """Left over at the run's end."""
 
 
 RETRIABLE = frozenset({DropReason.INFRA_ERROR, DropReason.VERIFIER_ERROR, DropReason.WORKER_LOST})

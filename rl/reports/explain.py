@@ -14,6 +14,14 @@ CHECKPOINT: Final = "a checkpoint"
 COMMIT: Final = "the ledger's commit"
 QUEUED: Final = "queued"
 """How a worker's causes begin that are of episodes without a slot."""
+SLOTS: Final = {
+    "sampling": "sampling",
+    "tool": "tools",
+    "grading": "grading",
+    "waiting for weights": "waiting for weights",
+    "failed": "episodes that failed",
+}
+"""What takes a slot's time, and its name in a sentence."""
 BALANCED: Final = 0.1
 """Share of the training time within which two waits are alike."""
 ADVICE: Final = {
@@ -22,6 +30,8 @@ ADVICE: Final = {
     "sampling": "more workers, or rollout.slots, would bring more episodes",
     "tool": "more rollout.slots would fill the time that tools take",
     "grading": "faster or more verifiers would free the slots",
+    "waiting for weights": "faster steps would help, or algorithm.max_lag above 0, where nobody waits",
+    "failed": "`cwm-rl audit` tells what they failed of",
     "weights": "publishing takes its time: a faster transport of weights would help",
     "checkpoint": "a larger checkpoint.every would help",
     "commit": "a faster disk under run.directory would help",
@@ -93,7 +103,7 @@ def _bottleneck(main: Mapping[str, float], training: float, slots: Mapping[str, 
         return "balanced"
     if most != "batches":
         return most
-    return max(("sampling", "tool", "grading"), key=lambda name: slots.get(name, 0.0))
+    return max(SLOTS, key=lambda name: slots.get(name, 0.0))
 
 
 def _why(bottleneck: str, main: Mapping[str, float], training: float, slots: Mapping[str, float]) -> str:
@@ -101,9 +111,11 @@ def _why(bottleneck: str, main: Mapping[str, float], training: float, slots: Map
         f"of {training:.0f} s of training, {main['learner'] / training:.0%} went to the learner's steps and "
         f"{main['batches'] / training:.0%} to waiting for episodes"
     )
-    if bottleneck in ("sampling", "tool", "grading"):
+    if bottleneck in SLOTS:
         total = sum(slots.values()) or 1.0
-        return f"{waits}, whose slots spent {slots[bottleneck] / total:.0%} of their time on {bottleneck}"
+        return (
+            f"{waits}, whose slots spent {slots.get(bottleneck, 0.0) / total:.0%} of their time on {SLOTS[bottleneck]}"
+        )
     return waits
 
 
@@ -118,7 +130,7 @@ def _mean_lag(lag: Mapping[str, int]) -> float:
 
 
 def in_words(found: Mapping[str, Any]) -> str:
-    """For people."""
+    """The result as text for people."""
     name = {"learner": "the learner", "balanced": "nothing alone"}.get(found["bottleneck"], found["bottleneck"])
     lines = [f"What held it up: {name}. {found['why'][0].upper()}{found['why'][1:]}; {found['advice']}."]
     for of in ("training", "learner", "slots", "queues"):

@@ -12,7 +12,7 @@ from rl.evaluation.reading import WorthReading
 from rl.reports import curves, pages, series
 from rl.reports.pages import number
 from rl.reports.report import in_words
-from rollout_workers.weights import replacing
+from rollout_workers.files import replacing
 
 FILE = "report.html"
 

@@ -36,13 +36,13 @@ class Curves:
 
     run: str
     steps: int
-    """The last one."""
+    """The last step."""
     reward: Mapping[str, Points]
-    """Domain -> mean reward."""
+    """Domain -> mean reward by step."""
     entropy: Points
     """Of the policy, in nats a token."""
     grad_norm: Points
-    """Before it was clipped."""
+    """Norm of the gradient by step, before clipping."""
     tokens_per_second: Points
     """Trained tokens by wall time between two steps; nothing where the learner fell back in between."""
     lag: Mapping[int, int]
@@ -63,8 +63,8 @@ def gather(directory: Path, report: Mapping[str, Any] | None = None) -> Curves:
         {domain: _points((step, one.get(domain)) for step, one in rewards.items()) for domain in domains},
         _points((step.step, step.stats.get("entropy")) for step in steps),
         _points((step.step, step.stats.get("grad_norm")) for step in steps),
-        _points(_speeds(steps)),
-        _lags(steps),
+        _points((step.step, step.sampled_tokens / seconds) for step, seconds in spans(steps) if seconds > 0),
+        lags(steps),
         held_out(directory, report),
     )
 
@@ -110,13 +110,15 @@ def _sampled(path: Path) -> dict[str, Interval]:
     return {}
 
 
-def _speeds(steps: Sequence[Step]) -> Iterator[tuple[int, float]]:
+def spans(steps: Sequence[Step]) -> Iterator[tuple[Step, float]]:
+    """Every step with the seconds since the one before; none of the first, or where the learner fell back between."""
     for before, after in pairwise(steps):
-        if after.lineage == before.lineage and after.at > before.at:
-            yield after.step, after.sampled_tokens / (after.at - before.at)
+        if after.lineage == before.lineage:
+            yield after, after.at - before.at
 
 
-def _lags(steps: Iterable[Step]) -> dict[int, int]:
+def lags(steps: Iterable[Step]) -> dict[int, int]:
+    """Versions behind -> trained tokens."""
     found: Counter[int] = Counter()
     for step in steps:
         for lag, tokens in mapping(step.stats.get("lag_by_token")).items():

@@ -48,13 +48,13 @@ v1 = APIRouter(prefix="/api/v1", responses=_FAILS)
 
 @router.get("/healthz")
 def healthz() -> dict[str, bool]:
-    """It answers."""
+    """Liveness: the process answers."""
     return {"ok": True}
 
 
 @router.get("/readyz", responses=_refusals({503: "The directory of the runs cannot be read."}))
 def readyz(service: Service) -> dict[str, bool]:
-    """It answers, and the runs can be listed."""
+    """Readiness: it answers, and the runs can be listed."""
     try:
         next(service.root.iterdir(), None)
     except OSError as error:
@@ -64,7 +64,7 @@ def readyz(service: Service) -> dict[str, bool]:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def prometheus_metrics(service: Service) -> PlainTextResponse:
-    """For Prometheus."""
+    """Metrics of the service and its runs, in Prometheus's text format."""
     kind = "text/plain; version=0.0.4; charset=utf-8"
     return PlainTextResponse(prometheus.text(service.root, service.hub), media_type=kind)
 

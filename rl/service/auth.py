@@ -39,11 +39,11 @@ class Doorkeeper:
 
     @property
     def open(self) -> bool:
-        """Nobody is asked for a token."""
+        """Whether there is no token, so that nobody is asked for one."""
         return not self.digests
 
     def role(self, token: str) -> Role | None:
-        """Of a token; in a time that does not tell how much of it is right."""
+        """The role of a token, None if unknown; in a time that does not tell how much of it is right."""
         shown, found = _digest(token), None
         for digest, role in self.digests.items():
             if secrets.compare_digest(digest, shown):
@@ -59,11 +59,11 @@ class Doorkeeper:
         return secret
 
     def end(self, secret: str) -> None:
-        """That session is over."""
+        """Forget a session."""
         self._sessions.pop(_digest(secret), None)
 
     def session(self, secret: str) -> Role | None:
-        """Of a session that goes on."""
+        """The role of a session; None if it is unknown or has expired."""
         role, until = self._sessions.get(_digest(secret), (None, 0.0))
         return role if time.monotonic() < until else None
 

@@ -10,14 +10,13 @@ from bisect import bisect
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from statistics import fmean
 
 from markupsafe import Markup, escape
 
 from rl.ledger import Step
 from rl.reports.pages import number, visible
-from rl.reports.series import in_order, mapping
+from rl.reports.series import in_order, lags, mapping, spans
 
 POINTS = 150
 """A line has so many at most; a point of a longer run is the mean of its steps."""
@@ -41,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture."""
+    """One chart: what `rl.service.charts` draws."""
 
     title: str
     unit: str
@@ -93,7 +92,7 @@ def panels(steps: Sequence[Step], others: Mapping[str, Sequence[Step]]) -> list[
     """A run's pictures; `others` are laid over them, dashed."""
     runs = {"": steps, **others}
     parts = {name: _parts(found) for name, found in runs.items()}
-    spans = {name: _parts(found, before=1) for name, found in runs.items()}
+    overlapping = {name: _parts(found, before=1) for name, found in runs.items()}
     every = sorted({part[-1].step for found in parts.values() for part in found})
     return [
         _panel(parts, every, "Reward by domain", "mean", lambda part: _by_domain(part, "reward"), smooth=True),
@@ -106,17 +105,8 @@ def panels(steps: Sequence[Step], others: Mapping[str, Sequence[Step]]) -> list[
         _panel(parts, every, "Clipped", "share of tokens", lambda part: {"": _stat(part, "clip_fraction")}),
         _panel(parts, every, "Gradient norm", "before clipping", lambda part: {"": _stat(part, "grad_norm")}),
         _panel(parts, every, "Lag", "versions behind", lambda part: {"mean": _lag(part), "most": _most(part)}),
-        _panel(spans, every, "Throughput", "trained tokens a second", lambda part: {"": _speed(part)}),
+        _panel(overlapping, every, "Throughput", "trained tokens a second", lambda part: {"": _speed(part)}),
     ]
-
-
-def lags(steps: Iterable[Step]) -> dict[int, int]:
-    """Versions behind -> trained tokens."""
-    found: dict[int, int] = {}
-    for step in steps:
-        for lag, tokens in mapping(step.stats.get("lag_by_token")).items():
-            found[int(lag)] = found.get(int(lag), 0) + int(tokens)
-    return dict(sorted(found.items()))
 
 
 def between(at: Sequence[float], moment: float, steps: Sequence[Step]) -> float:
@@ -240,9 +230,9 @@ def _most(part: Sequence[Step]) -> float | None:
 
 def _speed(part: Sequence[Step]) -> float | None:
     """Nothing of a first step, and where the learner fell back in between."""
-    spans = [(after.sampled_tokens, after.at - one.at) for one, after in pairwise(part) if one.lineage == after.lineage]
-    seconds = sum(span for _, span in spans)
-    return sum(tokens for tokens, _ in spans) / seconds if seconds > 0 else None
+    known = list(spans(part))
+    seconds = sum(span for _, span in known)
+    return sum(step.sampled_tokens for step, _ in known) / seconds if seconds > 0 else None
 
 
 def _mean(values: Iterable[object]) -> float | None:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from rl.ledger import Fault, Reader, State, Step
-from rl.reports import pages
+from rl.reports import pages, series
 from rl.service import charts, compare, models, runs
 from rl.service.api import tokens_of
 from rl.service.auth import COOKIE
@@ -193,7 +193,7 @@ async def login(request: Request, service: Service) -> Response:
 
 @router.post("/logout")
 def logout(request: Request, service: Service) -> Response:
-    """The session is over."""
+    """Log out."""
     service.door.end(session_of(request.headers))
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
@@ -228,7 +228,7 @@ def _run(run: Directory, service: Service, others: list[str]) -> dict[str, Any]:
         (run, *others, *ends, shown.checkpoints, len(faults)),
         lambda: _pictures(steps, laid, shown.checkpoints, faults),
     )
-    lags = charts.lags(steps)
+    lags = series.lags(steps)
     return {
         "run": shown,
         "pictures": pictures,

@@ -114,7 +114,7 @@ class Launcher:
         ask_to_stop(runs.find(self._root, name))
 
     def launches(self) -> tuple[models.Launch, ...]:
-        """Newest first."""
+        """The starts it was asked for, newest first."""
         with self._lock:
             return tuple(self._told(name, one) for name, one in reversed(self._launches.items()))
 

@@ -46,7 +46,7 @@ class Cursor:
 
     @classmethod
     def read(cls, text: str) -> "Cursor | None":
-        """From an event's id."""
+        """Parse the id of an event; None if it is none of ours."""
         found = _CURSOR.fullmatch(text)
         return cls(*map(int, found.groups())) if found else None
 
@@ -79,13 +79,13 @@ class Hub:
         self._watches: dict[Path, _Watch] = {}
         self.clients = 0
         self.events = 0
-        """Sent, to all clients."""
+        """Events sent, over all clients."""
         self.dropped: Counter[str] = Counter({"slow": 0, "behind": 0})
         """Clients by why they were dropped."""
 
     @property
     def full(self) -> bool:
-        """There are as many clients as there may be."""
+        """Whether there are as many clients as there may be."""
         return self.clients >= CLIENTS
 
     @asynccontextmanager
@@ -215,7 +215,7 @@ class _Look:
 
 
 def cursor_of(reader: Reader) -> Cursor:
-    """Where a ledger stands."""
+    """The position of a ledger, from which a client can go on."""
     return Cursor(reader.lineage, reader.step, reader.fault_count)
 
 

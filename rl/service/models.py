@@ -29,7 +29,7 @@ class _Answer(BaseModel):
 
 
 class Refusal(_Answer):
-    """Why not, in a sentence."""
+    """Why a request was refused, in a sentence."""
 
     detail: str
 
@@ -94,7 +94,7 @@ class RunDetail(RunSummary):
     pending: dict[str, int]
     """By state: `dispatched` are being sampled, `sampled` graded, `scored` wait for the learner."""
     dropped: dict[str, int]
-    """By reason; zeros included."""
+    """Dropped episodes by reason; zeros included."""
     balanced: bool
     """dispatched = trained + pending + dropped."""
     multi_version_fraction: float
@@ -158,7 +158,7 @@ class Checkpoint(_Answer):
     step: int
     path: str
     there: bool
-    """It has not been pruned."""
+    """Whether its directory is still there; older ones are pruned."""
 
 
 class Checkpoints(_Answer):
@@ -213,14 +213,14 @@ class EpisodePage(_Answer):
 
 
 class Message(_Answer):
-    """One turn."""
+    """One message of the conversation."""
 
     role: str
     content: str
 
 
 class Sampled(_Answer):
-    """What the policy did."""
+    """What the policy did: the conversation, why it stopped, token counts."""
 
     messages: tuple[Message, ...]
     stop: str
@@ -231,7 +231,7 @@ class Sampled(_Answer):
 
 
 class Verdict(_Answer):
-    """What the verifier said."""
+    """The verdict on an episode."""
 
     outcome: str
     reward: float | None
@@ -267,7 +267,7 @@ class Tokens(_Answer):
 
     key: str
     advantage: float | None
-    """Reward minus the group's mean, weighted by length; None unless it was scored."""
+    """By the run's estimator, among the scored members of its group that were not dropped; None if it is not one."""
     trajectories: tuple[tuple[Segment, ...], ...]
 
 
@@ -367,7 +367,7 @@ class Launches(_Answer):
 
 
 class Accepted(_Answer):
-    """It will be done."""
+    """A start or stop that was accepted, and will be done."""
 
     run: str
     url: str

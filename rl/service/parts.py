@@ -21,7 +21,7 @@ _SIDE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:(before|after))?$"
 
 @dataclass
 class Parts:
-    """Of one service."""
+    """What the routes of one service share."""
 
     root: Directory
     door: Doorkeeper

@@ -4,14 +4,15 @@ import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 from rl.ledger import LedgerError, Reader
 from rl.reports.pages import visible
-from rl.service import runs
+from rl.service import models, runs
 from rl.service.live import Hub
 
 _RUNS = 20
-_STATES = ("running", "finished", "stopped", "failed", "crashed", "unreadable")
+_STATES: tuple[str, ...] = get_args(models.RunState)
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
 _FAMILIES = {
     "cwm_rl_run_state": ("gauge", "1 for the state that a run is in"),

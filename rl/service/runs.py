@@ -119,7 +119,7 @@ def fleet(reader: Reader) -> models.Fleet:
 
 
 def checkpoints(reader: Reader) -> models.Checkpoints:
-    """Of the steps that count."""
+    """Checkpoints that no rollback abandoned, newest first."""
     found = (models.Checkpoint(step=step, path=str(path), there=path.is_dir()) for step, path in reader.checkpoints())
     return models.Checkpoints(checkpoints=tuple(found))
 
@@ -193,8 +193,7 @@ def tokens(reader: Reader, key: EpisodeKey, texts: "Mapping[int, str]") -> model
 
 
 def _summary(run: Path, reader: Reader) -> dict[str, Any]:
-    config = read_object(run / "config.json") or reader.config  # what the last resume left, else the beginning
-    planned = mapping(config.get("run")).get("steps")
+    planned = mapping(_config(reader).get("run")).get("steps")
     beat = pulse.read(run)
     standing = _state(run, reader, beat)
     last = reader.steps(after=reader.step - 1)
@@ -210,6 +209,11 @@ def _summary(run: Path, reader: Reader) -> dict[str, Any]:
         "written_at": written_at(run),
         "problem": beat.detail if beat and standing == "failed" else "",
     }
+
+
+def _config(reader: Reader) -> Mapping[str, Any]:
+    """What the last resume left, else that of the beginning."""
+    return read_object(reader.path.parent / "config.json") or reader.config
 
 
 def _state(run: Path, reader: Reader, beat: Pulse | None) -> models.RunState:
@@ -353,12 +357,24 @@ def _segment(segment: Segment, texts: Mapping[int, str]) -> models.Segment:
 
 
 def _advantage(reader: Reader, key: EpisodeKey) -> float | None:
-    """R_i - Σ R_j L_j / Σ L_j over the scored members of its group, whether or not the learner took them."""
-    rewards = reader.returns(key.group)
-    total = sum(length for _, length in rewards.values())
-    if key not in rewards or not total:
+    """By the run's estimator, over the members of its group that are scored and were not dropped.
+
+    None where it is not one of them, or the run deals rewards out by chance.
+    """
+    settings = mapping(_config(reader).get("algorithm"))
+    members = reader.returns(key.group)
+    if key not in members or settings.get("shuffle_rewards"):
         return None
-    return _finite(rewards[key][0] - sum(reward * length for reward, length in rewards.values()) / total)
+    import torch  # here, since no other page needs it
+
+    from rl.algorithm.advantages import ADVANTAGES
+
+    estimator = ADVANTAGES.get(str(settings.get("advantage", "cwm")))
+    rewards, lengths = zip(*members.values(), strict=True)
+    if estimator is None:
+        return None
+    found = estimator(torch.tensor(rewards, dtype=torch.float32), torch.tensor(lengths))
+    return _finite(found[list(members).index(key)].item())
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:

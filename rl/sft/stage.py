@@ -9,11 +9,12 @@ import fcntl
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +30,11 @@ from rollout_workers.weights import WeightsError, WeightsRef
 from rollout_workers.weights import check as check_weights
 
 __all__ = ["SftConfig", "SftError", "SftFailed", "SftInterrupted", "Stage", "from_file", "train", "warm_start"]
+
+_PATIENCE_SECONDS: Final = 3600.0
+_GRACE_SECONDS: Final = 300.0
+"""For what a stage does beside learning."""
+_ASK_SECONDS: Final = 1.0
 
 
 def train(stage: Stage, out: Path, say: Say) -> dict[str, Any]:
@@ -77,7 +83,8 @@ def warm_start(
     of_base = _shape(base) if isinstance(base, InitModel) else fingerprint(base)
     stage = Stage(str(base), conversations, {"base": of_base, "conversations": identity}, config, dtype, reasoning)
     shared, out = out is None, out or models / f"warm-{stage.digest}"
-    with _alone(out, say) if not (shared and finished(out)) else nullcontext():
+    patience = config.seconds + _GRACE_SECONDS if config.seconds else _PATIENCE_SECONDS
+    with _alone(out, say, patience) if not (shared and finished(out)) else nullcontext():
         if shared and finished(out):
             say(f"the warm start is there already: {out}")
             return out
@@ -93,10 +100,10 @@ def warm_start(
 
 
 @contextmanager
-def _alone(out: Path, say: Say) -> Iterator[None]:
+def _alone(out: Path, say: Say, patience: float) -> Iterator[None]:
     """While no other process makes the model at `out`: two runs of one configuration may be started at once.
 
-    Raises SftError.
+    Raises SftError, also where another one is still at it after `patience` seconds.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -105,14 +112,33 @@ def _alone(out: Path, say: Say) -> Iterator[None]:
         raise SftError(f"{out} cannot be made: {error.strerror}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process makes {out}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _locked(lock):
+                say(f"another process makes {out}: waiting for it, {patience:.0f} s at most")
+                _wait(lock, out, patience)
         except OSError as error:
             say(f"{lock.name} cannot be locked ({error.strerror}): start no second run that makes the same model")
         yield
         Path(lock.name).unlink(missing_ok=True)  # who still waits for it finds the model made
+
+
+def _wait(lock: IO[bytes], out: Path, patience: float) -> None:
+    until = time.monotonic() + patience
+    while not _locked(lock):
+        if time.monotonic() > until:
+            raise SftError(
+                f"another process has been making {out} for {patience:.0f} s: end it, or wait until it is done, and "
+                "start again"
+            )
+        time.sleep(_ASK_SECONDS)
+
+
+def _locked(lock: IO[bytes]) -> bool:
+    """By us, from now on. Raises OSError where files cannot be locked."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def from_file(

@@ -1,11 +1,11 @@
 """Conversations to learn from, out of JSONL files: rows `{"messages": [{"role": …, "content": …}, …]}`."""
 
-import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rl.tasks.epochs import Epochs
 from rl.tasks.rows import DataError, Row, read_rows
 from verifiers.task import Message
 
@@ -36,17 +36,11 @@ class Shuffled:
 
     def __init__(self, conversations: Sequence[Conversation], seed: int) -> None:
         self._conversations = conversations
-        self._seed = seed
-        self._epoch, self._order = -1, list[int]()
+        self._order = Epochs(len(conversations), seed)
 
     def __call__(self, index: int) -> Conversation:
         """The conversation at a place of the stream."""
-        size = len(self._conversations)
-        epoch, at = divmod(index, size)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = random.Random(f"{self._seed}/{epoch}").sample(range(size), size)  # noqa: S311
-        return self._conversations[self._order[at]]
+        return self._conversations[self._order(index)]
 
 
 def _conversation(row: Row) -> Conversation:

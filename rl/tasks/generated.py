@@ -23,9 +23,9 @@ class GeneratedSource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     generator: Literal["code", "math", "repair", "trace"]
-    """See `rl.tasks.generators`."""
+    """Name of a generator in `rl.tasks.generators`."""
     difficulty: int = Field(1, ge=1, le=5)
-    """From 1; what it means stands with the generator."""
+    """1 is the easiest; the generator's docstring says what changes."""
     seed: int = 0
     """Another seed draws other tasks; the split does not depend on it."""
     limits: LimitsOverride = LimitsOverride()
@@ -33,12 +33,12 @@ class GeneratedSource(BaseModel):
 
     @property
     def domain(self) -> str:
-        """Of its tasks."""
+        """The domain of its tasks."""
         return GENERATORS[self.generator].domain
 
     @property
     def verifier(self) -> str:
-        """Scores its tasks."""
+        """Name of the verifier that scores its tasks."""
         return GENERATORS[self.generator].verifier
 
     def seeded(self, seed: int) -> "GeneratedSource":
@@ -47,7 +47,7 @@ class GeneratedSource(BaseModel):
 
     @property
     def prefix(self) -> str:
-        """With which the ids of its training tasks begin."""
+        """What the ids of its training tasks begin with."""
         return self._prefix("train")
 
     def task(self, index: int, split: Split = "train") -> Task:
@@ -55,7 +55,7 @@ class GeneratedSource(BaseModel):
         return self._task(self._problem(index, split), f"{self._prefix(split)}{index}")
 
     def held_out(self) -> Iterator[tuple[str, Task]]:
-        """Different held-out tasks, and by which key; it ends where the generator hardly draws others any more."""
+        """(key, task) of different held-out tasks; it ends after many draws in a row without a new key."""
         keys, index, last = set[str](), 0, 0
         while index - last < _PATIENCE:
             problem = self._problem(index, "held_out")
@@ -85,7 +85,7 @@ class GeneratedSource(BaseModel):
         )
 
     def _problem(self, index: int, split: Split) -> Problem:
-        """Drawn again until it falls on the right side."""
+        """The problem at `index`: drawn again until it falls on that side of the split."""
         chance = Random(f"{self._prefix(split)}{index}")  # noqa: S311
         while True:
             problem = GENERATORS[self.generator].draw(chance, self.difficulty)

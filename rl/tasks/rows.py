@@ -55,7 +55,7 @@ class Row:
         return value
 
     def items(self, field: str) -> list[Any]:
-        """A list. Raises DataError."""
+        """The field's value, which must be a list. Raises DataError."""
         value = self.get(field)
         if not isinstance(value, list):
             raise self.error(f"must be a list, not {_kind(value)}", field)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rl.tasks.epochs import Epochs
 from rl.tasks.generated import GeneratedSource
 from verifiers.task import Task
 
@@ -19,13 +20,13 @@ class MixtureStage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     from_step: int = Field(0, ge=0)
-    """The first step it holds for, until the next stage."""
+    """It holds for what is drawn once so many steps were taken, until the next stage."""
     weights: dict[str, float]
     """Domain -> weight; one that is not named is not drawn."""
     solve_rate: tuple[float, float] | None = None
-    """Tasks that this run has solved less or more often are drawn a twentieth as often, so that it notices when that
-    has changed; of the others, harder ones up to twice as often as easier ones, and those it has not tried yet like the
-    hardest. CWM's later stages keep 0.1 to 0.7."""
+    """(low, high). A task whose solve rate in this run is outside is drawn a twentieth as often, which is enough to
+    notice when the rate has changed. Inside, the rate `low` is drawn twice as often as `high`; a task not tried yet
+    counts as `low`. CWM's later stages keep 0.1 to 0.7. For file tasks only."""
 
     @field_validator("weights")
     @classmethod
@@ -43,19 +44,19 @@ class MixtureStage(BaseModel):
 
 
 class SoftTokens(BaseModel):
-    """A limit that grows with the steps, evenly; CWM's is the default."""
+    """A limit on an episode's sampled tokens that grows linearly with the steps; the defaults are CWM's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     first: int = Field(8192, gt=0)
-    """Sampled tokens of an episode, at step 0."""
+    """The limit at step 0."""
     last: int = Field(65536, gt=0)
-    """From step `steps` on."""
+    """The limit from step `steps` on."""
     steps: int = Field(10_000, gt=0)
-    """How many it takes."""
+    """Steps from `first` to `last`."""
 
     def at(self, step: int) -> int:
-        """Tokens."""
+        """The limit at `step`, in sampled tokens of an episode."""
         return round(self.first + (self.last - self.first) * min(1.0, step / self.steps))
 
 
@@ -67,48 +68,43 @@ def softened(tasks: Iterator[Task], schedule: SoftTokens | None, step: Callable[
 
 
 AGAIN = 0.05
-"""How often a task whose solve rate is out of range is taken when it is drawn: its rate is known only by trying it."""
+"""Probability that a drawn task outside `solve_rate` is taken all the same: only trying it tells its rate."""
 
 
 class Pool(Protocol):
-    """Tasks of one kind, without end."""
+    """Tasks of one domain, numbered without end."""
 
     @property
     def domain(self) -> str:
-        """By which a mixture weighs it."""
+        """The name under which `data.mixture` weighs it."""
         ...
 
     @property
     def verifiers(self) -> Set[str]:
-        """Names of those that score its tasks."""
+        """Names of the verifiers that its tasks name."""
         ...
 
     def task(self, number: int) -> Task:
-        """The task that is drawn from it at that place; the same at any time."""
+        """The task at place `number` of its order; always the same one."""
         ...
 
     def drawn(self, counts: Mapping[str, int]) -> int:
-        """How many of the tasks in `counts`, id -> times drawn, are its own."""
+        """How often it was drawn from, by `counts`: task id -> times drawn, of all pools."""
         ...
 
 
 class FilePool:
-    """A finite set: all in random order, then again in another."""
+    """A finite set of tasks: all of them in random order, then all again in another."""
 
     def __init__(self, domain: str, tasks: Sequence[Task], seed: int) -> None:
         self.domain = domain
         self.tasks = tasks
         self.verifiers = frozenset(task.verifier for task in tasks)
-        self._seed = seed
-        self._epoch, self._order = -1, list[int]()
+        self._order = Epochs(len(tasks), seed)
 
     def task(self, number: int) -> Task:
         """See `Pool.task`."""
-        epoch, place = divmod(number, len(self.tasks))
-        if epoch != self._epoch:
-            chance = random.Random(f"{self._seed}/{epoch}")  # noqa: S311
-            self._epoch, self._order = epoch, chance.sample(range(len(self.tasks)), len(self.tasks))
-        return self.tasks[self._order[place]]
+        return self.tasks[self._order(number)]
 
     def drawn(self, counts: Mapping[str, int]) -> int:
         """See `Pool.drawn`."""
@@ -146,12 +142,12 @@ def stream(
     step: Callable[[], int],
     solved: Callable[[str], float | None] = lambda _: None,
 ) -> Iterator[Task]:
-    """Tasks without end. A domain is drawn by its weight at `step()`, all alike without a mixture, then a pool of it.
+    """Tasks without end: each time a domain is drawn by its weight at `step()`, then a pool of it, then the next task.
 
-    `counts`, id -> times drawn, is what a resumed run has drawn before, `solved` the share of a task's episodes that
-    solved it, None before the first. What is left out by that has the next of its own pool in its place, so that the
-    mixture stays what it is. The same seed gives the same order, as long as nothing is left out: a resumed run then
-    goes back by as many draws of the pool.
+    Without a mixture all domains weigh the same. `counts`, task id -> times drawn, is what a resumed run has drawn
+    before. `solved` gives the share of a task's episodes that solved it, None before the first; a task that
+    `solve_rate` rejects is replaced by the next one of its pool, so the mixture keeps its weights. The same seed gives
+    the same order as long as nothing is rejected: no count has those draws, so a resumed run would make them again.
     """
     numbers = [pool.drawn(counts) for pool in pools]
     alike = dict.fromkeys((pool.domain for pool in pools), 1.0)
@@ -172,7 +168,7 @@ def stream(
 
 
 def interest(rate: float | None, low: float, high: float) -> float:
-    """The probability with which a task that is drawn is taken, by the rate at which it is solved: see `solve_rate`."""
+    """Probability that a drawn task is taken, by the rate at which it is solved: see `MixtureStage.solve_rate`."""
     if rate is None:
         return 1.0
     if not low <= rate <= high:

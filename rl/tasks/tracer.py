@@ -34,9 +34,9 @@ class Frame:
     """Which call it belongs to, counted from 0."""
     local: Mapping[str, str]
     number: int
-    """Of its line, from 1."""
+    """Line number in the source, from 1."""
     line: str
-    """As it stands in the source, less the mark of the entry."""
+    """Text of that line, without the mark of the entry."""
     value: str | None = None
 
 

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from rollout_workers.environments.code_tests import code_tests
-from rollout_workers.environments.protocol import Environment, Left
+from rollout_workers.environments.protocol import Environment, Remaining
 from rollout_workers.environments.repository import repository
 from rollout_workers.environments.single_turn import single_turn
 from verifiers.registry import resolve
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Task
 
-__all__ = ["ENVIRONMENTS", "Environment", "Left", "find"]
+__all__ = ["ENVIRONMENTS", "Environment", "Remaining", "find"]
 
 Open = Callable[[Task, Sandboxes], AbstractAsyncContextManager[Environment]]
 

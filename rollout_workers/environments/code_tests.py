@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from types import MappingProxyType
 from typing import Any
 
-from rollout_workers.environments.protocol import COMMANDS, Left
+from rollout_workers.environments.protocol import COMMANDS, Remaining
 from verifiers.code import TOTAL_SECONDS, FormatError, TestResult, extract_code, run_tests
 from verifiers.programs import LANGUAGES, Judging
 from verifiers.reply import asks_to_reason
@@ -30,7 +30,7 @@ class CodeTests:
         self._sandbox: Sandbox | None = None
         self._left = COMMANDS * task.limits.seconds
 
-    async def respond(self, reply: str, left: Left) -> Message | None:
+    async def respond(self, reply: str, left: Remaining) -> Message | None:
         """The public tests' results; None where all passed, there are none, or time is up."""
         tests = self._task.visible.get("tests", ())
         if not tests:

@@ -11,7 +11,7 @@ COMMANDS: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Remaining:
     """What the policy may still use, as its tools tell it."""
 
     turns: int
@@ -19,14 +19,14 @@ class Left:
 
 
 class Environment(Protocol):
-    """Serves one episode."""
+    """Where the policy acts in one episode."""
 
     @property
     def files(self) -> Mapping[str, bytes]:
         """What a verifier gets beside the conversation, by relative path."""
         ...
 
-    async def respond(self, reply: str, left: Left) -> Message | None:
+    async def respond(self, reply: str, left: Remaining) -> Message | None:
         """What the policy sees next, or None where its last reply ended the episode.
 
         Raises SandboxKilled where the policy's commands killed its sandbox, SandboxUnavailable where we failed.

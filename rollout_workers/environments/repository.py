@@ -7,11 +7,11 @@ of the time that commands have, before the episode's own deadline: who only wait
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from rollout_workers.environments.protocol import COMMANDS, Left
+from rollout_workers.environments.protocol import COMMANDS, Remaining
 from rollout_workers.tools.calls import ToolError, find_call
 from rollout_workers.tools.repository import TOOLS, Repository
 from verifiers import checkout
-from verifiers._relay import InvalidTaskError
+from verifiers.errors import InvalidTaskError
 from verifiers.repair import PATCH
 from verifiers.reply import FormatError, after_thinking, asks_to_reason
 from verifiers.sandbox import Sandboxes, SandboxUnavailable
@@ -33,7 +33,7 @@ class RepositoryTools:
         patch = self._repository.patch if self._repository else b""
         return {PATCH: patch} if patch else {}
 
-    async def respond(self, reply: str, left: Left) -> Message | None:
+    async def respond(self, reply: str, left: Remaining) -> Message | None:
         """What the call's tool says; None after a submit and a reply without a call, and where time is up."""
         name = "call"
         try:
@@ -64,7 +64,7 @@ class RepositoryTools:
         return Repository(sandbox, COMMANDS * self._task.limits.seconds)
 
 
-def answer(said: str, left: Left) -> str:
+def answer(said: str, left: Remaining) -> str:
     """How a tool's words reach the policy."""
     return f"<output>\n{said}\n</output>\n{left.turns} turns, {left.tokens} tokens left"
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 
-from rollout_workers.environments.protocol import Left
+from rollout_workers.environments.protocol import Remaining
 from verifiers.sandbox import Sandboxes
 from verifiers.task import Message, Task
 
@@ -14,7 +14,7 @@ class SingleTurn:
 
     files: Mapping[str, bytes] = MappingProxyType({})
 
-    async def respond(self, reply: str, left: Left) -> Message | None:
+    async def respond(self, reply: str, left: Remaining) -> Message | None:
         """Always None."""
         return None
 

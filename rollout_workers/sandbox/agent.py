@@ -195,7 +195,7 @@ class Shell:
 
 
 class Job:
-    """A request whose answer depends on a child: `pid`, or under a nurse of that pid."""
+    """A request whose answer depends on a child: `pid`, or under a supervisor of that pid."""
 
     def __init__(
         self,
@@ -204,11 +204,11 @@ class Job:
         deadline: float,
         streams: tuple[Stream, ...],
         *,
-        nursed: bool,
+        supervised: bool,
         of_shell: bool = False,
     ) -> None:
         self.number, self.pid, self.deadline, self.streams = number, pid, deadline, streams
-        self.nursed, self.of_shell = nursed, of_shell
+        self.supervised, self.of_shell = supervised, of_shell
         self.live = self.outputs_only = False
         self.feed: memoryview | None = None
         self.stdin = self.told = -1
@@ -218,7 +218,7 @@ class Job:
 class Spare:
     """A child that waits for its orders, still under the agent's uid.
 
-    It is there only while nothing is that could tamper with it: a command of the same uid, or one that has a nurse.
+    It is there only while nothing is that could tamper with it: a command of the same uid, or a supervised one.
     """
 
     def __init__(self, pid: int, orders: int, fds: tuple[int, int, int]) -> None:
@@ -244,7 +244,7 @@ class Runner:
         signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
         self.poll.register(HOST_IN, select.POLLIN)
         self.watch(self.wake, select.POLLIN, lambda _: self.reap())
-        self.can_nurse = can_nurse()
+        self.can_supervise = can_supervise()
         self.spare: Spare | None = None
         self.ran = 0
         self.oom_counter = oom_counter()
@@ -296,7 +296,7 @@ class Runner:
         """Whether one may be made now. Many sandboxes see one command or two; who has run three, will run more."""
         if self.ran < 3 or self.spare is not None or self.shell is not None:
             return False
-        return not self.jobs or (self.may_hide and len(self.jobs) == 1 and not self.jobs[0].nursed)
+        return not self.jobs or (self.may_hide and len(self.jobs) == 1 and not self.jobs[0].supervised)
 
     @property
     def may_hide(self) -> bool:
@@ -304,17 +304,17 @@ class Runner:
 
         Not in gVisor, where nobody could tell who is left of the commands.
         """
-        return self.can_nurse and bool(self.confinement.uid)
+        return self.can_supervise and bool(self.confinement.uid)
 
     @property
     def full(self) -> bool:
         """Whether a further command has to wait."""
-        return not self.can_nurse and any(not job.nursed for job in self.jobs)
+        return not self.can_supervise and any(not job.supervised for job in self.jobs)
 
     def run(self, request: dict[str, Any], env: dict[str, str], stdin: bytes, timeout: float, limit: int) -> Job:
         """Have a confined child do it; the result is the exit code. Raises OSError."""
-        nursed, told = any(not job.nursed for job in self.jobs), -1
-        if nursed:
+        supervised, told = any(not job.supervised for job in self.jobs), -1
+        if supervised:
             self.dismiss()
         spare, self.spare = self.spare, None
         if spare is not None:
@@ -325,11 +325,11 @@ class Runner:
                 os.close(spare.orders)
         else:
             (given, stdin_in), (out, stdout), (err, stderr) = (self.pipe() for _ in range(3))
-            pid, told = self.start(lambda: perform(request, env), (given, stdout, stderr), nursed=nursed)
+            pid, told = self.start(lambda: perform(request, env), (given, stdout, stderr), supervised=supervised)
         streams = Stream(out, limit), Stream(err, limit)
-        job = Job(request["id"], pid, time.monotonic() + timeout, streams, nursed=nursed)
+        job = Job(request["id"], pid, time.monotonic() + timeout, streams, supervised=supervised)
         job.live, job.told, job.stdin = request.get("live", False), told, stdin_in
-        if nursed:
+        if supervised:
             self.watch(told, select.POLLIN, lambda _: self.told(job))
         self.follow(job, stdin)
         self.ran += 1
@@ -352,7 +352,7 @@ class Runner:
         try:
             (given, stdin_in), (out, stdout), (err, stderr) = (self.pipe() for _ in range(3))
             orders, orders_in = os.pipe()
-            pid, _ = self.start(self.obey, (given, stdout, stderr, orders), nursed=False)
+            pid, _ = self.start(self.obey, (given, stdout, stderr, orders), supervised=False)
         except OSError:
             self.ran = 0
         else:
@@ -395,7 +395,7 @@ class Runner:
         shell.code()  # nothing said before counts
         deadline = time.monotonic() + request["timeout"]
         streams = (Stream(shell.output, request["limit"]),)
-        job = Job(request["id"], shell.pid, deadline, streams, nursed=True, of_shell=True)
+        job = Job(request["id"], shell.pid, deadline, streams, supervised=True, of_shell=True)
         job.live, job.stdin = request.get("live", False), shell.script
         self.watch(shell.said, select.POLLIN, lambda event: self.said(job, shell, event))
         self.follow(job, evaluation(text, shell.name) + SAY)
@@ -433,7 +433,7 @@ class Runner:
             stream.kept.clear()
 
     def told(self, job: Job) -> None:
-        """What a nurse says of her command's end."""
+        """What a supervisor says of its command's end."""
         said = os.read(job.told, STATUS.size)
         if len(said) == STATUS.size:
             (job.status,) = STATUS.unpack(said)
@@ -447,13 +447,13 @@ class Runner:
         if event & select.POLLHUP:
             self.forget(shell.said, close=False)
 
-    def start(self, body: Callable[[], int], fds: tuple[int, ...], *, nursed: bool) -> tuple[int, int]:
-        """Fork; `fds` become the child's first ones and are closed here. Its pid, and where a nurse tells its end."""
-        told, told_in = os.pipe() if nursed else (-1, -1)
+    def start(self, body: Callable[[], int], fds: tuple[int, ...], *, supervised: bool) -> tuple[int, int]:
+        """Fork; `fds` become the child's first ones and are closed here. Its pid, and the pipe that tells its end."""
+        told, told_in = os.pipe() if supervised else (-1, -1)
         pid = os.fork()
         if pid == 0:
-            if nursed:
-                self.nurse(body, fds, told_in)
+            if supervised:
+                self.supervise(body, fds, told_in)
             self.child(body, fds)
         for fd in {*fds, told_in}:
             if fd >= 0:
@@ -475,11 +475,11 @@ class Runner:
         finally:
             os._exit(code)
 
-    def nurse(self, body: Callable[[], int], fds: tuple[int, ...], told: int) -> NoReturn:
+    def supervise(self, body: Callable[[], int], fds: tuple[int, ...], told: int) -> NoReturn:
         """Stand between process 1 and a command: what that leaves behind comes back here, and so is known as its own.
 
-        The agent kills her with it. Commands cannot where they have another uid; where they can, they only lose sight
-        of their own.
+        The agent kills the supervisor as well. Commands cannot where they have another uid; where they can, they only
+        lose sight of their own.
         """
         try:
             libc.prctl(*SUBREAPER)
@@ -541,7 +541,7 @@ class Runner:
             self.forget(shell.said, close=False)
         elif job.feed is not None:
             self.forget(job.stdin)
-        if job.nursed and not job.of_shell:
+        if job.supervised and not job.of_shell:
             self.forget(job.told)
         before, self.oom_kills = self.oom_kills, oom_kills(self.oom_counter)
         flags = TIMED_OUT * (job.status is None) | OOM * (self.oom_kills > before)
@@ -569,21 +569,21 @@ class Runner:
         while True:
             send_signal(-1, signal.SIGSTOP)  # nothing forks from here on: no bomb outruns what follows
             trees = self.trees(job)
-            doomed = trees.pop(job.pid) if job.nursed and not spare else set()
-            if not any(not other.nursed for other in self.jobs):
+            doomed = trees.pop(job.pid) if job.supervised and not spare else set()
+            if not any(not other.supervised for other in self.jobs):
                 doomed |= trees.pop(None, set())
-            nurse = doomed & {job.pid} if job.nursed else set()
-            for pid in doomed - nurse or doomed:  # she comes last: what she has lost sight of, nobody finds again
+            supervisor = doomed & {job.pid} if job.supervised else set()
+            for pid in doomed - supervisor or doomed:  # it comes last: what it has lost sight of, nobody finds again
                 send_signal(pid, signal.SIGKILL)
-            if doomed - nurse and nurse:
-                send_signal(job.pid, signal.SIGCONT)  # to take her dead in
+            if doomed - supervisor and supervisor:
+                send_signal(job.pid, signal.SIGCONT)  # to take its dead in
             self.reap()
             if not doomed:
                 break
             if time.monotonic() > deadline:
                 raise SurvivorsError(f"processes outlived SIGKILL by {SWEEP_SECONDS:g} s")
             self.pause()
-        running = {other.pid if other.nursed else None for other in self.jobs}
+        running = {other.pid if other.supervised else None for other in self.jobs}
         for root, pids in trees.items():
             for pid in pids if root in running else ():
                 send_signal(pid, signal.SIGCONT)
@@ -613,9 +613,9 @@ class Runner:
         poll.poll(20)
 
     def trees(self, *ended: Job) -> dict[int | None, set[int]]:
-        """Processes by the nurse they descend from, herself among them; None for those of the job without one."""
+        """Processes by the supervisor they descend from, itself among them; None for those of the job without one."""
         parents = dict(processes())
-        roots = {job.pid for job in (*self.jobs, *ended) if job.nursed}
+        roots = {job.pid for job in (*self.jobs, *ended) if job.supervised}
         if self.shell is not None:
             roots.add(self.shell.pid)
         found: dict[int | None, set[int]] = {root: set() for root in roots}
@@ -635,13 +635,13 @@ class Runner:
         (script, script_in), (said_out, said) = (os.pipe() for _ in range(2))
         output_out, output = self.pipe()
         fds = script, output, output, said
-        pid, told = self.start(lambda: execute([name, "-s"], ".", env), fds, nursed=True)
+        pid, told = self.start(lambda: execute([name, "-s"], ".", env), fds, supervised=True)
         shell = Shell(name, pid, (script_in, said_out, output_out, told))
         self.watch(told, select.POLLIN, lambda _: self.shell_ended(shell))
         return shell
 
     def shell_ended(self, shell: Shell) -> None:
-        """Its nurse says so, or is dead herself."""
+        """Its supervisor says so, or is dead itself."""
         said = os.read(shell.told, STATUS.size)
         shell.gone = True
         self.forget(shell.told, close=False)
@@ -657,7 +657,7 @@ class Runner:
         self.shell = None
 
 
-def can_nurse() -> bool:
+def can_supervise() -> bool:
     """Not in gVisor: a command waits for the one before it there, or nobody could tell their orphans apart.
 
     Asked by a child, before the first command, which could hinder the answer: gVisor refuses all but process 1.

@@ -54,7 +54,7 @@ sys.stdout.buffer.write(importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(
 """
 """Flags of zero and no time: the interpreter looks for no source beside it."""
 OWN_PROCESSES: Final = 16
-"""The agent, its parent for a moment, nurses, and children that move files: all count in the control group."""
+"""The agent, its parent for a moment, supervisors, and children that move files: all count in the control group."""
 
 _here = threading.local()
 

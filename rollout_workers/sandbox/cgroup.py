@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from rollout_workers.scratch import pid_namespace
+
 PREFIX: Final = "cwm-rl-"
 REMOVE_SECONDS: Final = 10.0
 SWEEP_SECONDS: Final = 2.0
@@ -70,7 +72,7 @@ class Cgroups:
 
     def create(self, *, memory_bytes: int, pids: int) -> Cgroup:
         """A fresh group with its limits set, swap included. Raises OSError."""
-        name = f"{PREFIX}{os.getpid()}-{_pid_namespace()}-{next(_numbers)}"
+        name = f"{PREFIX}{os.getpid()}-{pid_namespace()}-{next(_numbers)}"
         group = Cgroup(self.memory / name, self.pids / name)
         for path in group.paths:
             path.mkdir()
@@ -89,7 +91,7 @@ class Cgroups:
 
     def orphans(self) -> list[Path]:
         """Groups of owners that are dead."""
-        mark = f"{PREFIX}*-{_pid_namespace()}-*"  # what an owner's process id means elsewhere is not ours to say
+        mark = f"{PREFIX}*-{pid_namespace()}-*"  # what an owner's process id means elsewhere is not ours to say
         groups = [path for parent in {self.memory, self.pids} for path in parent.glob(mark)]
         return [path for path in groups if not Path("/proc", path.name.split("-")[-3]).exists()]
 
@@ -153,11 +155,6 @@ def _try(place: Cgroups) -> str | None:
     run = subprocess.run(group.joined(["/bin/true"]), capture_output=True, timeout=10, check=False)
     _wait_removed(group.paths, SWEEP_SECONDS)
     return None if run.returncode == 0 else f"no process of ours can be moved to {place.memory}"
-
-
-def _pid_namespace() -> int:
-    """Where process ids mean what they mean here."""
-    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def _wait_removed(groups: Iterable[Path], seconds: float) -> None:

@@ -35,6 +35,7 @@ from rollout_workers.sandbox.box import (
 )
 from rollout_workers.sandbox.channel import Channel, ChannelNonsenseError, finish
 from rollout_workers.sandbox.plain import KEEPER, PlainChannel
+from rollout_workers.scratch import pid_namespace
 from verifiers.sandbox import SandboxError, SandboxSpec, SandboxUnavailable
 
 BASE_IMAGE: Final = "cwm-rl-base:local"
@@ -45,7 +46,7 @@ KILLED: Final = 128 + 9
 """Exit code by SIGKILL."""
 REMOVALS: Final = 3
 OWN_PROCESSES: Final = 16
-"""The agent, nurses, and children of the agent that move files; commands have their own limit beside it."""
+"""The agent, supervisors, and children of the agent that move files; commands have their own limit beside it."""
 FULL: Final = 0.95
 """Share of its memory with which a sandbox is out of it, where nobody was killed."""
 SAFE_RUNC, NEXT_RUNC, SAFE_NEXT_RUNC = (1, 2, 8), (1, 3, 0), (1, 3, 3)
@@ -465,7 +466,7 @@ def labels(run: str, deadline: float) -> dict[str, str]:
 def _host() -> str:
     """What process ids mean: this boot, this pid namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
+    return f"{boot}:{pid_namespace()}"
 
 
 def _uid(spec: SandboxSpec) -> int:

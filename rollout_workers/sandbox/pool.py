@@ -67,11 +67,11 @@ class Breaker:
         await asyncio.sleep(max(0.0, self._until - time.monotonic()))
 
     def worked(self) -> None:
-        """Starts are free again."""
+        """A start worked: the next ones need not wait."""
         self._failures, self._until = 0, 0.0
 
     def failed(self) -> None:
-        """One more in a row."""
+        """A start failed; from some failures in a row on, the next ones wait."""
         self._failures += 1
         if (more := self._failures - FAILURES) >= 0:
             self._until = time.monotonic() + min(FIRST_WAIT * 2.0 ** min(more, 10), LONGEST_WAIT)

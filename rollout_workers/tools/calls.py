@@ -13,7 +13,7 @@ class ToolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call."""
+    """A tool call in a reply: the tool's name, and what stands between its tags."""
 
     tool: str
     content: str

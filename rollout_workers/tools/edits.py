@@ -19,7 +19,7 @@ class Edit:
 
 
 def parse_edit(content: str) -> Edit:
-    """Raises ToolError."""
+    """Parse the content of an `edit` call. Raises ToolError."""
     path, *lines = content.rstrip().split("\n")
     marks = [line for line in lines if line in (_SEARCH, _REPLACE)]
     if marks != [_SEARCH, _REPLACE] or lines[0] != _SEARCH or lines[-1] != _REPLACE or _MIDDLE not in lines:

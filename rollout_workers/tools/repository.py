@@ -21,7 +21,7 @@ class Repository:
         self._sandbox = sandbox
         self._left = seconds
         self.patch = b""
-        """What was submitted last."""
+        """The diff that was submitted last; empty before."""
 
     @property
     def is_spent(self) -> bool:
@@ -29,7 +29,7 @@ class Repository:
         return self._left <= 0
 
     async def run(self, call: Call) -> str:
-        """Do what a call asks for."""
+        """Run the tool that a call names; returns what the policy sees. Raises ToolError, SandboxError."""
         if call.tool not in TOOLS:
             raise ToolError(f"There is no tool {call.tool}; there are {', '.join(TOOLS)}.")
         if "\0" in call.content:

@@ -193,7 +193,7 @@ def test_nothing_flows_from_context_not_even_what_is_no_number(options: dict[str
     ("options", "said"),
     [
         ({"loss": "gspo", "correction": "tis"}, "goes with loss = 'clip'"),
-        ({"correction_floor": 3.0}, "below correction_cap"),
+        ({"correction": "icepop", "correction_floor": 3.0}, "below correction_cap"),
         ({"loss": "ppo"}, "'clip', 'gspo', 'cispo' or 'dppo_tv'"),
     ],
 )

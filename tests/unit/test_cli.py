@@ -27,6 +27,7 @@ from verifiers.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "deploy/configs").glob("*.toml"))
+WANT_DATA = [path for path in CONFIGS if "data.dir=PATH" in path.read_text()]
 TASK = {"id": "a", "domain": "math", "prompt": "What is 7 + 5?", "answer": "12"}
 
 
@@ -61,19 +62,33 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return err
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path not in WANT_DATA], ids=lambda path: path.name)
 def test_a_dry_run_shows_the_whole_configuration_and_starts_nothing(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert exits("train", path, "--dry-run", "--set", "run.steps=7") == 0
-    shown, _, words = capsys.readouterr().out.partition("\n}\n")
-    resolved = json.loads(shown + "}")
+    monkeypatch.chdir(ROOT)
+    assert exits("train", path, "--dry-run", "--set", "run.steps=7", "--set", f"run.directory={tmp_path}") == 0
+    shown, words = capsys.readouterr()
+    resolved = json.loads(shown)
     assert resolved["run"]["steps"] == 7
     assert resolved["algorithm"]["clip_high"] == 0.25, "defaults are shown too"
     for line in ("cluster", "model", "workers", "learner", "sandbox", "tasks", "steps"):
-        assert f"\n{line} " in words
+        assert f"\n{line} " in f"\n{words}"
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", WANT_DATA, ids=lambda path: path.name)
+def test_a_dry_run_refuses_what_a_run_would(path: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "there is no such file" in refusal(capsys, "train", path, "--dry-run", "--set", f"data.dir={tmp_path}")
+
+
+def test_a_dry_run_tells_what_scores(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = "{ math = 1, length = { weight = 0.2, if_correct = true, options = { limit = 9, margin = 1 } } }"
+    assert exits("train", config, "--dry-run", "--set", f"verifiers.math={recipe}") == 0
+    assert "\nrewards    math: 1 math + 0.2 length if correct\n" in capsys.readouterr().err
+    recipe = "{ math = 1, format = { gate = true, options = { needs = 'boxed' } } }"
+    assert exits("train", config, "--dry-run", "--set", f"verifiers.math={recipe}") == 0
+    assert "\nrewards    math: 1 math, format as a gate\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -189,7 +204,7 @@ def test_a_warm_starts_dtype_is_its_configurations(config: Path, capsys: pytest.
 
 def test_a_resume_with_a_bad_setting(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exits("train", config, "--dry-run") == 0
-    (tmp_path / "config.json").write_text(capsys.readouterr().out.partition("\n}\n")[0] + "}")
+    (tmp_path / "config.json").write_text(capsys.readouterr().out)
     assert "did you mean 'steps'?" in refusal(capsys, "resume", tmp_path, "--set", "run.stepps=9")
 
 
@@ -513,6 +528,21 @@ def test_numbers_that_a_benchmark_cannot_have(words: tuple[str, ...], capsys: py
     assert f"argument {words[1]}: invalid" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--episodes", "1"), "1 episodes are no run"),
+        (("--frozen", "-3"), "-3 of 200 clients cannot be frozen"),
+        (("--frozen", "20", "--clients", "20"), "20 of 20 clients cannot be frozen"),
+        (("--seconds", "0"), "in 0 s nothing is measured"),
+    ],
+)
+def test_a_benchmark_of_the_service_that_cannot_be(
+    words: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sentence in refusal(capsys, "bench", "service", *words)
+
+
 @pytest.mark.parametrize("words", [("--shape", "8b"), ("--tokens", "1", "9"), ("--microbatch", "10")])
 def test_a_benchmark_of_the_learner_that_cannot_be(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert exits("bench", "learner", *words) == 2
@@ -520,7 +550,7 @@ def test_a_benchmark_of_the_learner_that_cannot_be(words: tuple[str, ...], capsy
 
 
 def test_what_is_said_to_nobody_ends_no_run(tmp_path: Path) -> None:
-    script = "from rl.cli import _say\nfor _ in range(3): _say('lag \u2264 4')\nopen('done', 'w').close()"
+    script = "from rl.console import say\nfor _ in range(3): say('lag \u2264 4')\nopen('done', 'w').close()"
     for command in (f"python -c {shlex.quote(script)} | true", f"python -c {shlex.quote(script)} > /dev/full"):
         (tmp_path / "done").unlink(missing_ok=True)
         paths = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}

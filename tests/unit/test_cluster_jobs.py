@@ -1,5 +1,9 @@
 """Jobs of a cluster, with a stand-in for its dashboard: what is asked of it, and in which order."""
 
+import os
+import socket
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -112,6 +116,36 @@ def test_a_cluster_that_answers_with_a_failure_is_not_called_absent(monkeypatch:
     assert str(caught.value).endswith("ValueError: no room.")
     with pytest.raises(ClusterError, match="no Ray cluster answers"), jobs(address):
         pass
+
+
+ASKS = """
+import sys
+from rl.cluster import ClusterError, check, jobs
+from rl.config import ClusterConfig
+try:
+    if sys.argv[1] == "train":
+        check(ClusterConfig(address=sys.argv[2]))
+    else:
+        jobs(sys.argv[2]).__enter__()
+except ClusterError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "scheme"), [("train", ""), ("submit", "http://")])
+def test_without_a_token_one_is_told_whether_anybody_listens(how: str, scheme: str, tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+
+    def answer(address: str) -> str:
+        command = [sys.executable, "-c", ASKS, how, address]  # Ray keeps the first token that a process has seen
+        return subprocess.check_output(command, env=env | {"HOME": str(tmp_path)}, text=True, timeout=60)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"{scheme}127.0.0.1:{listening.getsockname()[1]}"
+        asked = answer(address)
+    assert asked.startswith(f"Ray at {address} was asked without a valid token: set RAY_AUTH_TOKEN")
+    assert answer(address) == f"no Ray cluster answers at {address}: Connection refused\n"
 
 
 def test_waiting_ends_with_the_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The configuration: what is refused, in which words, and that every key is explained."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -8,8 +9,9 @@ import pytest
 from fakes import config_of
 from pydantic import BaseModel, ValidationError
 
-from rl.config import Config, ConfigError, changed, load
+from rl.config import Config, ConfigError, ModelConfig, changed, load
 from rl.init_model import InitModel
+from rl.keys import in_words
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = '[model]\npath = "m"\n[[data.sources]]\npath = "t.jsonl"\n'
@@ -112,7 +114,9 @@ def test_a_wrong_value_is_named_with_its_key(minimal: Path, override: str, words
 
 
 def test_a_model_is_a_path_or_a_shape(minimal: Path) -> None:
-    assert "give either model.path or [model.init]" in refusal(minimal, "model.init.layers=2")
+    assert refusal(minimal, "model.init.layers=2").endswith("say --set 'model={ path = \"...\" }'")
+    minimal.write_text('[model.init]\n[[data.sources]]\npath = "t"\n')
+    assert load(minimal, ['model={ path = "m" }']).model == ModelConfig(path="m")
     minimal.write_text('[model]\ndtype = "float32"\n[[data.sources]]\npath = "t"\n')
     assert "give either model.path or [model.init]" in refusal(minimal)
     minimal.write_text('[[data.sources]]\npath = "t"\n')
@@ -197,6 +201,19 @@ def test_every_key_is_explained() -> None:
         for name, field in model.model_fields.items():
             # A section is explained by its model's docstring.
             assert field.description or is_model(field.annotation), f"{model.__name__}.{name} has no description"
+
+
+def test_every_key_is_told_with_its_type_and_default() -> None:
+    told = dict(text.split("\n    ") for text in in_words())
+    assert told["algorithm.group_size: int = 8"] == "Episodes of one task that share a baseline."
+    assert told['rollout.engine.kv: "keep" | "recompute" = "keep"']
+    assert told["data.sources.N.limits.turns: int | none = none"] == "Replies of the policy."
+    assert told["verifiers.NAME.NAME.options: { NAME = anything } = {}"]
+    assert told["learner.betas: [float, float] = [0.9,0.95]"] and told["data.sources.N.path: str, required"]
+    assert told["[checkpoint]"].startswith("How often the learner's state is saved")
+    words = set(re.findall(r"\w+", " ".join(told)))
+    for model in models_of(Config):
+        assert model.model_fields.keys() <= words
 
 
 def test_a_length_penalty_that_would_take_nothing_off() -> None:

@@ -102,10 +102,15 @@ def test_rewards_are_dealt_out_anew_within_their_group(ledger: Ledger) -> None:
 async def test_a_batch_is_trained_on_rewards_that_its_episodes_did_not_earn(ledger: Ledger) -> None:
     """Chance gives half of them their own: the advantage says nothing of who earned it."""
     config = config_of("algorithm.shuffle_rewards=true", "algorithm.token_budget=240").algorithm
-    inbox = Inbox(config, 288, ledger, patience=9)
-    for _ in range(40):
-        await inbox.put(closed_group(ledger, 1.0, -1.0))
-    batch = await inbox.take()
-    earned = [member.verdict.reward for group in batch.groups for member in group.members]
-    kept = sum(row.advantage == reward for row, reward in zip(batch.rows, earned, strict=True)) / len(earned)
-    assert 0.2 < kept < 0.8
+    groups = [closed_group(ledger, 1.0, -1.0) for _ in range(40)]
+    deals = set()
+    for seed in (0, 0, 1):
+        inbox = Inbox(config, 288, ledger, patience=9, seed=seed)
+        for group in groups:
+            await inbox.put(group)
+        batch = await inbox.take()
+        earned = [member.verdict.reward for group in batch.groups for member in group.members]
+        kept = sum(row.advantage == reward for row, reward in zip(batch.rows, earned, strict=True)) / len(earned)
+        assert 0.2 < kept < 0.8
+        deals.add(tuple(row.advantage for row in batch.rows))
+    assert len(deals) == 2, "each seed of a run has deals of its own"

@@ -103,8 +103,13 @@ def test_names_of_domains_are_data_and_no_markup(ledger: Ledger, tmp_path: Path)
 
 
 def test_more_domains_than_colours(ledger: Ledger, tmp_path: Path) -> None:
-    take(ledger, 2, **{f"d{number}": 0.1 for number in range(20)})
-    curves.figure(series.gather(tmp_path))
+    rewards = {f"d{number}": number / 20 for number in range(20)}
+    take(ledger, 2, **rewards)
+    lines = curves.figure(series.gather(tmp_path)).axes[0].lines
+    assert {str(line.get_label()): list(line.get_ydata()) for line in lines} == {
+        domain: [reward, reward] for domain, reward in rewards.items()
+    }
+    assert len({line.get_color() for line in lines}) == 8, "then they come again"
 
 
 def test_a_domain_keeps_its_colour_whichever_others_are_there(ledger: Ledger, tmp_path: Path) -> None:

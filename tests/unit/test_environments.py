@@ -12,7 +12,7 @@ import pytest
 from fakes import NoSandboxes, task_of
 from plain_sandbox import PlainSandboxes
 
-from rollout_workers.environments import ENVIRONMENTS, Left, find
+from rollout_workers.environments import ENVIRONMENTS, Remaining, find
 from rollout_workers.environments.single_turn import single_turn
 from verifiers.repair import PATCH
 from verifiers.sandbox import SandboxUnavailable
@@ -47,7 +47,7 @@ async def acted(task: Task, *replies: str, sandboxes: Any = None) -> tuple[list[
     """The answers, and the files that a verifier would get."""
     async with ENVIRONMENTS[task.environment](task, sandboxes or PlainSandboxes()) as environment:
         turns = enumerate(replies, start=1)
-        found = [await environment.respond(reply, Left(9 - turn, 1000 - turn)) for turn, reply in turns]
+        found = [await environment.respond(reply, Remaining(9 - turn, 1000 - turn)) for turn, reply in turns]
         return found, dict(environment.files)
 
 
@@ -94,7 +94,7 @@ async def test_every_test_has_its_line() -> None:
 
 async def test_no_sandbox_before_the_first_code_and_one_for_all_of_it() -> None:
     sandboxes = PlainSandboxes()
-    wrong, left = code("def add(a, b):\n    return 0"), Left(1, 100)
+    wrong, left = code("def add(a, b):\n    return 0"), Remaining(1, 100)
     async with ENVIRONMENTS["code"](task(ADD), sandboxes) as environment:
         answer = await environment.respond("no code at all", left)
         assert answer is not None
@@ -229,8 +229,8 @@ async def test_the_one_that_the_readme_shows_is_whole(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(dedent(block))
     async with find(f"{tmp_path}/mine.py:doubtful")(task({}, "single_turn"), PlainSandboxes()) as place:
         assert not place.files
-        assert await place.respond("It is 4.", Left(2, 100)) == Message("tool: doubt", "Are you sure?")
-        assert await place.respond("I am sure.", Left(1, 80)) is None
+        assert await place.respond("It is 4.", Remaining(2, 100)) == Message("tool: doubt", "Are you sure?")
+        assert await place.respond("I am sure.", Remaining(1, 80)) is None
 
 
 def test_an_environment_may_lie_in_any_module() -> None:

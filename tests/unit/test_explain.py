@@ -44,6 +44,9 @@ def report(folder: Path, driver: dict[str, float], slots: dict[str, float]) -> P
         ({"the learner's step": 10.0, "a checkpoint": 60.0}, {"sampling": 5.0}, "checkpoint"),
         ({"the learner's step": 10.0, "the ledger's commit": 60.0}, {"sampling": 5.0}, "commit"),
         ({"a batch of scored groups": 80.0}, {"queued for a slot": 500.0, "sampling": 5.0, "tool": 9.0}, "tool"),
+        ({"a batch of scored groups": 80.0}, {}, "sampling"),
+        ({"a batch of scored groups": 80.0}, {"sampling": 5.0, "failed": 9.0}, "failed"),
+        ({"a batch of scored groups": 80.0}, {"sampling": 5.0, "waiting for weights": 9.0}, "waiting for weights"),
         ({"weights from the learner": 30.0, "every worker's newest weights": 30.0}, {}, "weights"),
     ],
 )

@@ -22,7 +22,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def inbox_of(ledger: Ledger, *, budget: int = 6, patience: int = 9, **algorithm: int) -> Inbox:
     config = AlgorithmConfig.model_validate({"token_budget": budget, "max_lag": 1} | algorithm)
-    return Inbox(config, 288, ledger, patience)
+    return Inbox(config, 288, ledger, patience, seed=0)
 
 
 def dropped(ledger: Ledger) -> dict[DropReason, int]:
@@ -60,25 +60,30 @@ async def test_a_batch_is_cut_at_the_budget(ledger: Ledger) -> None:
     assert batch.groups == tuple(groups[:2])
     assert batch.keys == [member.episode.key for group in groups[:2] for member in group.members]
     assert [one.advantage for one in batch.rows] == [1.0, -1.0] * 2
-    assert (inbox.episodes, inbox.taken_episodes) == (6, 4)  # those of the batch count, until its version is published
+    assert inbox.tokens == 18  # those of the batch count, until its version is published
     ledger.commit(1, batch.keys, {})
     another = asyncio.create_task(inbox.take())
     await asyncio.sleep(0)
-    assert (inbox.episodes, inbox.starving) == (2, True)
+    assert (inbox.tokens, inbox.starving) == (6, True)
     await put(inbox, closed_group(ledger, *MIXED))
     assert len((await another).groups) == 2
 
 
-async def test_a_resumed_run_counts_its_own_batches_alone(ledger: Ledger) -> None:
-    """Not those of the process before it, or admission would start a step's fraction of what a step takes."""
-    for _ in range(5):
-        train_something(ledger)
-    inbox = inbox_of(ledger, budget=7)
-    assert inbox.episodes_per_batch == 0
-    for _ in range(2):
-        await put(inbox, *(closed_group(ledger, *MIXED) for _ in range(2)))
-        await inbox.take()
-        assert inbox.episodes_per_batch == 4
+async def test_what_an_episode_brings_is_over_all_that_were_started(ledger: Ledger) -> None:
+    inbox = inbox_of(ledger, group_size=2)
+    assert inbox.tokens_per_episode == 0
+    await put(inbox, closed_group(ledger, *MIXED))
+    assert inbox.tokens_per_episode == 3
+    await put(inbox, closed_group(ledger, *EQUAL))
+    assert inbox.tokens_per_episode == 1.5
+    await put(inbox, closed_group(ledger, 1.0))  # of two, one came to nothing
+    assert inbox.tokens_per_episode == 1
+    late = closed_group(ledger, *EQUAL)  # and no sign that episodes bring less
+    ledger.publish(0)
+    ledger.publish(0)
+    await put(inbox, late)
+    assert inbox.tokens_per_episode == 1
+    assert dropped(ledger)[DropReason.STALE] == 2
 
 
 async def test_the_learner_waits_for_enough(ledger: Ledger) -> None:
@@ -91,7 +96,7 @@ async def test_the_learner_waits_for_enough(ledger: Ledger) -> None:
     await put(inbox, closed_group(ledger, *MIXED))
     await asyncio.wait_for(learner, 5)
     assert not inbox.starving
-    assert inbox.episodes == 4
+    assert inbox.tokens == 12
 
 
 async def test_a_learner_that_gives_up_does_not_starve(ledger: Ledger) -> None:
@@ -106,10 +111,9 @@ async def test_what_teaches_nothing_is_dropped_by_its_reason(ledger: Ledger) -> 
     inbox = inbox_of(ledger)
     equal, single, good = closed_group(ledger, *EQUAL), closed_group(ledger, 1.0), closed_group(ledger, *MIXED)
     await put(inbox, equal, single, good)
-    assert (inbox.episodes, inbox.taken_episodes) == (2, 3)  # as soon as they come, not when a batch is cut
+    assert inbox.tokens == 6
     assert dropped(ledger) == {DropReason.ZERO_ADVANTAGE: 2, DropReason.GROUP_TOO_SMALL: 1}
     assert (await inbox.take()).groups == (good,)
-    assert (inbox.episodes, inbox.taken_episodes) == (2, 5)
     assert ledger.state(good.members[0].episode.key) == State.SCORED
 
 

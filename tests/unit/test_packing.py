@@ -8,7 +8,7 @@ from fakes import episode_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.learner.packing import Row, dealt, pack, row, rows
+from rl.learner.packing import Row, balanced_shares, pack, row, rows
 from rollout_workers.trajectory import Completion, Context, EpisodeKey, Scored, Trajectory
 from verifiers.verdict import Verdict
 
@@ -50,7 +50,7 @@ def test_members_of_no_advantage_are_left_out() -> None:
 
 @given(sizes=st.lists(st.integers(1, 40), max_size=30), count=st.integers(1, 8))
 def test_shares_hold_every_row_once_and_about_as_many_tokens(sizes: list[int], count: int) -> None:
-    shares = dealt(numbered(sizes), count)
+    shares = balanced_shares(numbered(sizes), count)
     assert len(shares) == count
     assert sorted(one.advantage for share in shares for one in share) == list(range(len(sizes)))
     tokens = [sum(len(one.tokens) for one in share) for share in shares]

@@ -1,8 +1,6 @@
 """Where published weights lie, and directories that go with their process."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +11,6 @@ from fakes import config_of
 
 from rl.config import ConfigError
 from rl.driver.publisher import Files, ObjectStore, Transport, WeightsDirectory, opened
-from rollout_workers.scratch import scratch
 from rollout_workers.weights import sees
 
 TOO_LARGE = 1 << 60
@@ -24,14 +21,6 @@ TOO_LARGE = 1 << 60
 def weights(tmp_path: Path) -> Iterator[WeightsDirectory]:
     with WeightsDirectory.open(tmp_path, TOO_LARGE, keep=2) as opened:
         yield opened
-
-
-@pytest.fixture(scope="module")
-def dead() -> int:
-    """The id of a process that is gone."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def test_only_the_newest_are_kept(weights: WeightsDirectory) -> None:
@@ -63,25 +52,6 @@ def test_what_fits_lies_in_shared_memory(tmp_path: Path) -> None:
         in_memory = Path("/dev/shm").is_dir()
         assert weights.path.parent == (Path("/dev/shm") if in_memory else tmp_path)
     assert not weights.path.exists()
-
-
-def test_directories_of_the_dead_are_swept_and_no_others(tmp_path: Path, dead: int) -> None:
-    left, living = f"cwm-rl-x-{dead}-abc", f"cwm-rl-x-{os.getpid()}-abc"
-    others = ["cwm-rl-x-mine", f"cwm-rl-y-{dead}-abc", f"{dead}"]
-    for name in (left, living, *others):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").touch()
-    with scratch("cwm-rl-x", tmp_path) as path:
-        assert path.name.startswith(f"cwm-rl-x-{os.getpid()}-")
-        assert {one.name for one in tmp_path.iterdir()} == {living, *others, path.name}
-    assert {one.name for one in tmp_path.iterdir()} == {living, *others}
-
-
-def test_two_of_one_process_stand_side_by_side(tmp_path: Path) -> None:
-    with scratch("x", tmp_path) as first, scratch("x", tmp_path) as second:
-        assert first.is_dir()
-        assert second.is_dir()
-        assert first != second
 
 
 class Placed:

@@ -12,7 +12,7 @@ from fakes import new_ledger
 from starlette.testclient import TestClient
 
 from rl.driver import pulse
-from rl.driver.heart import Heart
+from rl.driver.heartbeat import Heartbeat
 from rl.driver.pulse import Phase
 from rl.driver.waits import Overdue, Waits
 from rl.ledger import Ledger, Reader
@@ -39,7 +39,7 @@ def phase(run: Path) -> Phase | None:
 @pytest.mark.slow
 async def test_it_tells_what_is_waited_for_until_when(ledger: Ledger, tmp_path: Path) -> None:
     run, waits = tmp_path / "one", Waits()
-    async with Heart.beating(run, waits), waits.named("a batch", 60):
+    async with Heartbeat.beating(run, waits), waits.named("a batch", 60):
         await asyncio.sleep(1.5)
         beat = pulse.read(run)
         assert beat is not None
@@ -57,7 +57,7 @@ async def test_five_ends_are_five_states(ledger: Ledger, tmp_path: Path) -> None
     run = tmp_path / "one"
 
     async def drive(error: BaseException | None = None) -> None:
-        async with Heart.beating(run, Waits()):
+        async with Heartbeat.beating(run, Waits()):
             assert state_of(run) == "running"
             if error is not None:
                 raise error
@@ -77,7 +77,7 @@ async def test_five_ends_are_five_states(ledger: Ledger, tmp_path: Path) -> None
 
 async def drive_alone(run: Path, error: BaseException) -> None:
     with Ledger.open(run):
-        async with Heart.beating(run, Waits()):
+        async with Heartbeat.beating(run, Waits()):
             raise error
 
 
@@ -103,7 +103,7 @@ def test_a_killed_driver_has_crashed(ledger: Ledger, tmp_path: Path) -> None:
 
 
 async def _beat_for_ever(run: Path) -> None:
-    async with Heart.beating(run, Waits()):
+    async with Heartbeat.beating(run, Waits()):
         await asyncio.sleep(3600)
 
 
@@ -113,7 +113,7 @@ async def test_a_request_to_stop_is_heard_as_ctrl_c(ledger: Ledger, tmp_path: Pa
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, heard.set)
     try:
         pulse.ask_to_stop(run)
-        async with Heart.beating(run, Waits()):
+        async with Heartbeat.beating(run, Waits()):
             await asyncio.sleep(1.5)
             assert not heard.is_set(), "it was asked of a driver before this one"
             pulse.ask_to_stop(run)
@@ -130,7 +130,7 @@ async def test_a_request_to_stop_is_heard_as_ctrl_c(ledger: Ledger, tmp_path: Pa
 
 async def test_an_interruption_is_told_before_everything_is_put_away(ledger: Ledger, tmp_path: Path) -> None:
     run = tmp_path / "one"
-    async with Heart.beating(run, Waits()) as heart:
+    async with Heartbeat.beating(run, Waits()) as heart:
         heart.leaving(None, None, None)
         assert phase(run) is Phase.STARTING
         heart.leaving(asyncio.CancelledError, asyncio.CancelledError(), None)

@@ -33,16 +33,31 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     assert found.ok, found.problems
 
 
+def by_index(episode: Episode) -> Verdict:
+    """Every other member is right: all groups teach."""
+    return Verdict.scored(float(episode.key.index % 2), correct=True)
+
+
 async def acts(key: EpisodeKey, task: Task) -> Episode | Failed:
     await asyncio.sleep(0.001)
     return episode_of(key)
+
+
+def under(ledger: Ledger) -> Act:
+    """Acts under the newest weights."""
+
+    async def act(key: EpisodeKey, task: Task) -> Episode | Failed:
+        await asyncio.sleep(0.001)
+        return episode_of(key, version=ledger.version)
+
+    return act
 
 
 class Kept(Inbox):
     """An inbox that also remembers what was put into it."""
 
     def __init__(self, config: Config, ledger: Ledger) -> None:
-        super().__init__(config.algorithm, 288, ledger, patience=1000)
+        super().__init__(config.algorithm, 288, ledger, patience=1000, seed=0)
         self.groups: list[Group] = []
 
     async def put(self, group: Group) -> None:
@@ -276,26 +291,63 @@ async def test_a_run_that_is_cancelled_before_it_began(ledger: Ledger) -> None:
 
 
 async def test_admission_stops_when_enough_waits_and_goes_on_for_a_learner_that_starves(ledger: Ledger) -> None:
-    settings = config("algorithm.max_lag=1")
+    settings = config("algorithm.max_lag=1", "algorithm.token_budget=18")  # three groups of 6 tokens
     inbox = Kept(settings, ledger)
-    rolling = asyncio.create_task(Rollouts(settings, endless(), FakeFleet(acts, 4), ledger, inbox).run())  # type: ignore[arg-type]
-    await until(lambda: len(inbox.groups) >= 2)  # (max_lag + 1) steps of one group each
+    fleet = FakeFleet(acts, 4, judge=by_index)
+    rolling = asyncio.create_task(Rollouts(settings, endless(), fleet, ledger, inbox).run())  # type: ignore[arg-type]
+    await until(lambda: len(inbox.groups) >= 6)
     await asyncio.sleep(0.2)
     with Reader(ledger.path) as reader:
-        enough = reader.groups
-        assert enough < 5
+        assert reader.groups == 6
+        await inbox.take()  # learnt from until the next is asked for
         await asyncio.sleep(0.2)
-        assert reader.groups == enough
-        learner = asyncio.create_task(inbox.take())  # a batch of a million tokens
-        await until(lambda: reader.groups > enough + 10)
-    await stopped(learner, rolling)
+        assert reader.groups == 6
+        await inbox.take()
+        await until(lambda: reader.groups == 9)
+    await stopped(rolling)
 
 
-async def test_a_resumed_run_admits_by_the_batches_it_took_itself(ledger: Ledger) -> None:
-    for step in range(1, 6):  # of the process before this one
-        ledger.commit(step, [member.episode.key for member in closed_group(ledger, 1.0, 0.0).members], {})
+@pytest.mark.parametrize("every", [1, 2, 4])
+async def test_a_slow_learner_throws_little_away(ledger: Ledger, every: int) -> None:
+    """Nor where most groups teach nothing: what waits is counted in what a batch is made of."""
+
+    def judge(episode: Episode) -> Verdict:
+        return by_index(episode) if episode.key.group % every == 0 else Verdict.scored(1.0, correct=True)
+
+    settings = config("algorithm.max_lag=2", "algorithm.token_budget=48", slots=16, size=4)  # four groups of 12 tokens
+    inbox = Kept(settings, ledger)
+    rolling = asyncio.create_task(
+        Rollouts(settings, endless(), FakeFleet(under(ledger), 16, judge=judge), ledger, inbox).run()
+    )  # type: ignore[arg-type]
+    for step in range(1, 16):
+        batch = await asyncio.wait_for(inbox.take(), SECONDS)
+        await asyncio.sleep(0.05)
+        ledger.commit(step, batch.keys, {})
         ledger.publish(step)
+    await stopped(rolling)
+    assert dropped(ledger).get(DropReason.STALE, 0) <= 16, "of 240 that were trained"
 
+
+async def test_what_depends_on_the_step_is_that_of_the_start(ledger: Ledger) -> None:
+    drawn: list[int] = []
+
+    def tasks() -> Iterator[Task]:
+        for number in itertools.count():
+            drawn.append(ledger.version)
+            yield task_of(f"t{number}")
+
+    settings = config("algorithm.max_lag=0", "algorithm.token_budget=12")  # two groups, which fill the slots
+    inbox = Kept(settings, ledger)
+    fleet = FakeFleet(under(ledger), 4, judge=by_index)
+    rolling = asyncio.create_task(Rollouts(settings, tasks(), fleet, ledger, inbox).run())  # type: ignore[arg-type]
+    for _ in range(3):
+        await asyncio.wait_for(inbox.take(), SECONDS)
+        ledger.publish(0)
+    await stopped(rolling)
+    assert drawn == [0, 0, 1, 1, 2, 2]
+
+
+async def test_episodes_that_are_learnt_from_count(ledger: Ledger) -> None:
     async def act(key: EpisodeKey, task: Task) -> Episode | Failed:
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
@@ -304,11 +356,12 @@ async def test_a_resumed_run_admits_by_the_batches_it_took_itself(ledger: Ledger
     for _ in range(3):
         await inbox.put(closed_group(ledger, 1.0, 0.0))
     batch = await inbox.take()
-    ledger.commit(6, batch.keys, {})
+    ledger.commit(1, batch.keys, {})
     with Reader(ledger.path) as reader:
         before = reader.groups
         rolling = asyncio.create_task(Rollouts(settings, endless(), FakeFleet(act, 20), ledger, inbox).run())  # type: ignore[arg-type]
-        await asyncio.sleep(0.3)
+        await until(lambda: reader.groups - before >= 3)
+        await asyncio.sleep(0.2)
         started = reader.groups - before
     await stopped(rolling)
     assert started == 3  # room for twelve episodes, six of which are still learnt from
@@ -331,7 +384,8 @@ async def test_a_learner_that_waits_gets_no_episodes_that_will_be_too_old_for_it
     with Reader(ledger.path) as reader:
         before = reader.groups
         rolling = asyncio.create_task(Rollouts(settings, endless(), fleet, ledger, inbox).run())  # type: ignore[arg-type]
-        await asyncio.sleep(0.3)
+        await until(lambda: reader.groups - before >= 6)
+        await asyncio.sleep(0.2)
         assert reader.groups - before == 6  # two steps of three groups; there are slots for ten
         held.set()  # they teach nothing, and others are started in their place
         await until(lambda: reader.groups - before > 60)
@@ -350,8 +404,9 @@ async def test_a_group_that_waits_for_a_straggler_counts_whole(ledger: Ledger) -
     fleet = FakeFleet(act, 4)
     rollouts = Rollouts(settings, endless(), fleet, ledger, Kept(settings, ledger))  # type: ignore[arg-type]
     rolling = asyncio.create_task(rollouts.run())
-    await asyncio.sleep(0.3)
     with Reader(ledger.path) as reader:
+        await until(lambda: reader.groups >= 2)
+        await asyncio.sleep(0.2)
         started = reader.groups
     await stopped(rolling)
     assert started == 2
@@ -373,7 +428,7 @@ async def test_without_lag_a_wave_ends_before_the_next_begins(ledger: Ledger) ->
         await asyncio.sleep(0.2)
         assert reader.groups == 0  # no learner waits
         learner = asyncio.create_task(inbox.take())
-        await until(lambda: len(inbox.groups) == 1)
+        await until(lambda: len(inbox.groups) == 1 and reader.groups >= 2)
         await asyncio.sleep(0.2)
         assert reader.groups == 2
         assert ledger.publish(0) == 1

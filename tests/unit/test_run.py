@@ -43,7 +43,7 @@ def run(ledger: Ledger, tmp_path: Path) -> Iterator[Run]:
         Waits(),
         Nobody(),
     )
-    inbox = Inbox(config.algorithm, 300, ledger, 9)
+    inbox = Inbox(config.algorithm, 300, ledger, 9, seed=0)
     live = Live(5, ledger, waits, str)
     yield Run(config, tmp_path, ledger, nobody, nobody, inbox, nobody, str, waits, live)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ from fakes import episode_of, new_ledger, tiny_model
 from starlette.testclient import TestClient
 
 from rl.bench import history
-from rl.ledger import Ledger, Reader
+from rl.ledger import DropReason, Ledger, Reader
 from rl.ledger.audit import audit
 from rl.service.app import create_app
 from rollout_workers.trajectory import Completion, Context, EpisodeKey, Trajectory
@@ -68,6 +68,21 @@ def test_tokens_with_their_text_probability_version_and_advantage(
     page = again.get("/runs/one/episodes/1/0/0").text
     assert 'class="l1 v0 up"' in page and 'class="l0 v1 up"' in page
     assert 'class="l1 v0 down"' in again.get("/runs/one/episodes/1/1/0").text
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "advantage"),
+    [({"advantage": "dr_grpo"}, 0.5), ({"advantage": "rloo"}, 1.0), ({"shuffle_rewards": True}, None)],
+)
+def test_an_advantage_is_the_runs_own_without_dropped_members(
+    algorithm: dict[str, object], advantage: float | None, ledger: Ledger, client: TestClient, tmp_path: Path
+) -> None:
+    (tmp_path / "one/config.json").write_text(json.dumps({"algorithm": algorithm}))
+    ledger.drop([EpisodeKey(1, 1, 0)], DropReason.STALE)
+    assert client.get("/api/v1/runs/one/episodes/1/0/0/tokens").json()["advantage"] == advantage
+    assert client.get("/api/v1/runs/one/episodes/1/1/0/tokens").json()["advantage"] is None
+    shown = "is +0.500." if advantage == 0.5 else "is +1.000." if advantage else "It has no advantage:"
+    assert shown in client.get("/runs/one/episodes/1/0/0").text
 
 
 def test_an_episode_as_a_file(ledger: Ledger, client: TestClient) -> None:

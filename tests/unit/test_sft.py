@@ -1,5 +1,6 @@
 """The supervised stage: what it learns from, that it learns, and that it goes on where it was interrupted."""
 
+import fcntl
 import json
 import os
 import signal
@@ -211,6 +212,17 @@ def test_a_warm_start_is_made_once(tmp_path: Path) -> None:
     (made / "model.safetensors").write_bytes((made / "model.safetensors").read_bytes()[:-9])
     with pytest.raises(SftError, match=f"{made} exists"):
         warm_start(shape, untouched, {"a": 1}, settings, tmp_path, silent)
+
+
+def test_who_makes_the_same_model_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl.sft.stage._GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("rl.sft.stage._ASK_SECONDS", 0.01)
+    settings, lines = SftConfig(seconds=0.05), list[str]()
+    with (tmp_path / ".m.lock").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(SftError, match=f"another process has been making {tmp_path / 'm'} for 0 s: end it"):
+            warm_start(InitModel(), lambda _: (), {}, settings, tmp_path, lines.append, out=tmp_path / "m")
+    assert lines == [f"another process makes {tmp_path / 'm'}: waiting for it, 0 s at most"]
 
 
 def test_a_conversation_longer_than_the_context_is_left_out_and_counted(base: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Weight files are taken whole or not at all."""
 
 import json
-import os
 import struct
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from rollout_workers.weights import WeightsError, WeightsRef, check, replacing
+from rollout_workers.weights import WeightsError, WeightsRef, check
 
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -103,30 +102,3 @@ def test_a_header_that_claims_more_than_there_is_is_not_read(tmp_path: Path) -> 
     path.write_bytes(struct.pack("<Q", 2**63) + b"{}")
     refused(path)
     refused(with_header(tmp_path, json.dumps({"a": {"data_offsets": [0, 2**62]}}).encode()))
-
-
-def test_replacing_takes_the_place_in_one_step(tmp_path: Path) -> None:
-    path = tmp_path / "w"
-    path.write_bytes(b"old")
-    with replacing(path) as temporary:
-        temporary.write_bytes(b"new")
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["w"]
-
-
-def test_replacing_leaves_nothing_behind_on_failure(tmp_path: Path) -> None:
-    path = tmp_path / "w"
-    path.write_bytes(b"old")
-
-    def fails_half_way() -> None:
-        with replacing(path) as temporary:
-            temporary.write_bytes(b"ne")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fails_half_way()
-    with pytest.raises(FileNotFoundError), replacing(path):
-        pass  # nothing was written
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["w"]

@@ -23,7 +23,7 @@ class Problem:
     payload: Mapping[str, Any]
     visible: Mapping[str, Any] = field(default_factory=dict)
     plan: Any = None
-    """The generator's own."""
+    """What `demonstrate` needs to know of how it was drawn; the generator's own type."""
 
 
 class Generator(Protocol):

@@ -4,7 +4,7 @@ A demonstration looks at the module and its failing test, edits the line, again 
 and submits it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import unified_diff
 from functools import lru_cache
@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Final
 
 from rl.tasks.generators.base import Problem, slip
-from rollout_workers.environments.protocol import Left
+from rollout_workers.environments.protocol import Remaining
 from rollout_workers.environments.repository import answer
 from rollout_workers.tools.calls import ToolError
 from rollout_workers.tools.edits import apply_edit, parse_edit
@@ -78,12 +78,12 @@ class Function:
 
     @property
     def line(self) -> str:
-        """What it returns."""
+        """Its `return` line, indented."""
         return f"    return {' '.join(self.words)}"
 
     @property
     def source(self) -> str:
-        """As it stands in the module."""
+        """Its source, as it stands in the module."""
         return f"def {self.name}({', '.join(self.parameters)}):\n{self.line}\n"
 
 
@@ -113,7 +113,7 @@ class Plan:
 
     @property
     def patch(self) -> str:
-        """The repair."""
+        """The repair, as a unified diff."""
         before, after = ("".join(one).splitlines(True) for one in (self._with(self.broken), self._with(self.right)))
         return "".join(unified_diff(before, after, f"a/{self.module}.py", f"b/{self.module}.py"))
 
@@ -137,7 +137,7 @@ class BrokenModules:
             cases = [(call, _value(plan.functions, call)) for call in calls]
             hidden = [_hidden(plan, chance) for _ in range(_HIDDEN)]
             lines = [one.line for one in (*plan.functions, plan.broken)]
-            if len(set(lines)) == len(lines) and _told(plan, cases) and any(map(plan_fails(plan), hidden)):
+            if len(set(lines)) == len(lines) and _told(plan, cases) and any(_fails(plan, test) for test in hidden):
                 break
         file = f"{plan.module}.py"
         files = {file: plan.text, f"test_{file}": _TEST.format(module=plan.module, cases=cases)}
@@ -169,7 +169,7 @@ class BrokenModules:
         for turn, (tool, content, said) in enumerate(steps, start=1):
             yield Message("assistant", f"<tool: {tool}>\n{content}\n</tool>")
             tokens -= chance.randint(30, 120)  # any number a run may show: one never seen threw the policy off
-            yield Message(f"tool: {tool}", answer(said, Left(_TURNS - turn, tokens)))
+            yield Message(f"tool: {tool}", answer(said, Remaining(_TURNS - turn, tokens)))
         yield Message("assistant", "Done.")
 
 
@@ -221,13 +221,13 @@ def _hidden(plan: Plan, chance: Random) -> dict[str, Any]:
     return {"call": plan.right.name, "args": args, "kwargs": {}, "expected": _value(plan.functions, call)}
 
 
-def plan_fails(plan: Plan) -> Any:
-    """Whether the broken module fails a hidden test."""
-    return lambda test: _broken_value(plan, f"{test['call']}({', '.join(map(str, test['args']))})") != test["expected"]
+def _fails(plan: Plan, test: Mapping[str, Any]) -> bool:
+    """The broken module fails a hidden test."""
+    return bool(_broken_value(plan, f"{test['call']}({', '.join(map(str, test['args']))})") != test["expected"])
 
 
 def _told(plan: Plan, cases: list[tuple[str, Any]]) -> bool:
-    """The public test fails."""
+    """Whether the public test fails on the broken module."""
     return any(_broken_value(plan, call) != want for call, want in cases)
 
 

@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def sentence(self) -> str:
-        """What the policy is told."""
+        """The task in words, as the policy reads it."""
         words = " ".join(
             part
             for part in (
@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def source(self) -> str:
-        """The function."""
+        """The function's Python source."""
         items = f"{_CHANGES[self.change].format(self.change_by)} for x in xs{_FILTERS[self.kept].format(self.kept_by)}"
         shapes = _SHAPES[self.shape].split("|")
         return f"def {self.name}(xs):\n    return {shapes[self.choice % len(shapes)].format(items=items)}"

@@ -22,7 +22,7 @@ Step = tuple[str, int]
 
 
 class WordProblems:
-    """Difficulty d takes d + 1 steps; no number on the way is negative or above 20."""
+    """Sums told as a story. Difficulty d takes d + 1 steps; no number on the way is negative or above 20."""
 
     domain = "math"
     verifier = "math"
@@ -64,6 +64,6 @@ class WordProblems:
 
 
 def apply(value: int, step: Step) -> int:
-    """One step."""
+    """The value after one step, (operator, number)."""
     operator, number = step
     return {"+": value + number, "-": value - number, "*": value * number}[operator]

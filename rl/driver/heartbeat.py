@@ -22,7 +22,7 @@ _LOOK_SECONDS = 2.0
 _DETAIL_LIMIT = 500
 
 
-class Heart:
+class Heartbeat:
     """Beats from the moment it is made until its block ends, and then tells how it ended."""
 
     def __init__(self, run: Path, waits: Waits) -> None:
@@ -33,7 +33,7 @@ class Heart:
 
     @classmethod
     @asynccontextmanager
-    async def beating(cls, run: Path, waits: Waits) -> AsyncIterator["Heart"]:
+    async def beating(cls, run: Path, waits: Waits) -> AsyncIterator["Heartbeat"]:
         """Whoever calls holds the ledger's lock. Raises OSError."""
         (run / STOP).unlink(missing_ok=True)
         heart = cls(run, waits)
