@@ -105,7 +105,7 @@ def _changes(patch: str) -> str:
     """Lines that are put in, less those that are taken out as well: who takes out alone repairs nothing."""
     lines = [line for line in patch[:20_000].splitlines() if line[:3] not in ("+++", "---")]
     gone = {_bare(line) for line in lines if line[:1] == "-"}
-    return "\n".join(line[1:] for line in lines if line[:1] == "+" and _bare(line) not in gone)
+    return "\n".join(line for line in lines if line[:1] == "+" and _bare(line) not in gone)
 
 
 def _bare(line: str) -> str:
