@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
-from operator import add
+from operator import add, truediv
 from pathlib import Path
 from random import Random
 from string import ascii_lowercase
@@ -98,7 +98,9 @@ def _prompts(streams: int) -> list[list[int]]:
 
 async def rollouts(work: Work, say: Say) -> dict[str, Any]:
     """Tokens a second of as many streams, by turns: raw vLLM on the prompts of episodes, those episodes as a worker
-    acts them, and the same with updates. All in this process: Ray's way to a worker is in none of them.
+    acts them, and the same with updates. All in this process: Ray's way to a worker is in none of them. Each time all
+    of them begin with nothing in the prefix cache, as after an update. Ratios are medians over the rounds, of what was
+    measured within seconds: a shared machine is quicker in one minute than in the next.
     """
     say(f"starting an engine on {work.shape} …")
     async with _served(work.shape, work.streams) as (engine, weights):
@@ -119,34 +121,37 @@ async def rollouts(work: Work, say: Say) -> dict[str, Any]:
                 raise EngineError(f"an episode of the benchmark came to nothing: {found}")
 
         kinds: dict[str, Callable[[], Awaitable[object]]] = {
-            "raw": lambda: streams(lambda task: _raw(engine, prompts[task.id], work.tokens)),
+            "raw": lambda: streams(lambda task: _raw(engine, prompts[task.id], work.tokens, f"raw-{engine.version}")),
             "ours": lambda: streams(acted),
         }
         kinds["updated"] = lambda: _updated(kinds["ours"], engine, weights, versions, work.update_every)
         for kind in kinds.values():
             await kind()
+        updates = 0
         speeds: dict[str, list[float]] = {name: [] for name in kinds}
         for number in range(work.rounds):
             say(f"round {number + 1} of {work.rounds} …")
-            for name, kind in kinds.items():
-                began = time.monotonic()
+            for name, kind in list(kinds.items())[:: 1 if number % 2 else -1]:
+                await engine.swap(WeightsRef(next(versions), str(weights)))
+                began, before = time.monotonic(), engine.version
                 await kind()
+                updates += engine.version - before
                 speeds[name].append(work.streams * work.replies * work.tokens / (time.monotonic() - began))
-        raw, ours, updated = (statistics.median(speeds[name]) for name in ("raw", "ours", "updated"))
+        raw, ours, updated = (speeds[name] for name in ("raw", "ours", "updated"))
         return {
             "rollouts": {
                 "shape": work.shape,
-                "raw_tokens_per_s": raw,
-                "tokens_per_s": ours,
-                "ratio": ours / raw,
-                "updated_tokens_per_s": updated,
-                "updated_ratio": updated / ours,
-                "updates": next(versions) - 1,
+                "raw_tokens_per_s": statistics.median(raw),
+                "tokens_per_s": statistics.median(ours),
+                "ratio": statistics.median(map(truediv, ours, raw)),
+                "updated_tokens_per_s": statistics.median(updated),
+                "updated_ratio": statistics.median(map(truediv, updated, ours)),
+                "updates": updates,
             }
         }
 
 
-async def _raw(engine: Engine, prompt: Sequence[int], tokens: int) -> None:
+async def _raw(engine: Engine, prompt: Sequence[int], tokens: int, salt: str) -> None:
     """AsyncLLM at its best: nothing of ours, log-probabilities of what was sampled in their quicker form."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -160,7 +165,7 @@ async def _raw(engine: Engine, prompt: Sequence[int], tokens: int) -> None:
         ignore_eos=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-    request = {"prompt_token_ids": list(prompt)}
+    request = {"prompt_token_ids": list(prompt), "cache_salt": salt}
     async for _ in engine._llm.generate(request, params, request_id=f"raw-{next(_numbers)}"):
         pass
 
