@@ -49,7 +49,7 @@ def main(driver: int, scratch: Path, logs: Path, last_words: str) -> None:
     below: set[psutil.Process] = set()
     while not select.select([sys.stdin], [], [], _LOOK_EVERY)[0]:
         below = {one for one in below if one.is_running()} | _below(driver) - others
-    if not sys.stdin.buffer.read():
+    if not os.read(sys.stdin.fileno(), 1):
         print(last_words, file=sys.stderr, flush=True)
     # What was started after the last look descends from one of them.
     for one in list(below):
