@@ -44,7 +44,7 @@ _OF_THE_MACHINE = (OSError, MemoryError, RuntimeError, SafetensorError)
 _HOST_AND_PORT = re.compile(r"[^:/]+:\d+")
 _LAST_WORDS = (
     "cwm-rl: the process in charge of {0} ended without a word: it was killed, or Ray's raylet below it was. What its "
-    "actors printed is in {0}/logs; a run goes on with: cwm-rl resume {0}"
+    "actors printed is in {0}/logs"
 )
 _REFUSED = (
     "Ray at {} was asked without a valid token: set RAY_AUTH_TOKEN, or put its token into ~/.ray/auth_token; for a "
@@ -209,11 +209,12 @@ def put(value: Any) -> Any:
 
 
 @contextmanager
-def connected(config: ClusterConfig, run: Path, cpus: float, gpus: float) -> Iterator[str]:
+def connected(config: ClusterConfig, run: Path, cpus: float, gpus: float, advice: str = "") -> Iterator[str]:
     """Join the cluster at `config.address` or `RAY_ADDRESS`, or start one on loopback with a token of its own.
 
     Yields which, in words. `cpus` and `gpus` are what a local one offers at least; what its actors print is kept in
-    `run`/logs, and the run's name is the namespace. Raises ClusterError.
+    `run`/logs, and the run's name is the namespace. `advice` ends what is said where this process ends in the block.
+    Raises ClusterError.
     """
     _environment()
     address = joined(config.address)
@@ -236,7 +237,7 @@ def connected(config: ClusterConfig, run: Path, cpus: float, gpus: float) -> Ite
         if address is None:
             temporary = stack.enter_context(scratch("cwm-rl-ray", Path(tempfile.gettempdir())))
             options["_temp_dir"] = str(temporary)
-            stack.enter_context(watched(temporary, run / "logs", _LAST_WORDS.format(run)))
+            stack.enter_context(watched(temporary, run / "logs", f"{_LAST_WORDS.format(run)}; {advice}".rstrip("; ")))
         _init(options)
         stack.callback(_shutdown)
         yield where

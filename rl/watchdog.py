@@ -49,8 +49,7 @@ def main(driver: int, scratch: Path, logs: Path, last_words: str) -> None:
     below: set[psutil.Process] = set()
     while not select.select([sys.stdin], [], [], _LOOK_EVERY)[0]:
         below = {one for one in below if one.is_running()} | _below(driver) - others
-    if not os.read(sys.stdin.fileno(), 1):
-        print(last_words, file=sys.stderr, flush=True)
+    unheard = not os.read(sys.stdin.fileno(), 1)
     # What was started after the last look descends from one of them.
     for one in list(below):
         below |= _below(one.pid) if one.is_running() else set()
@@ -58,6 +57,9 @@ def main(driver: int, scratch: Path, logs: Path, last_words: str) -> None:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     psutil.wait_procs(below, timeout=_PATIENCE)
+    if unheard:
+        with suppress(OSError):  # who read it may have gone with the driver
+            print(last_words, file=sys.stderr, flush=True)
     with suppress(OSError):
         _keep(scratch / "session_latest" / "logs", logs)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -10,6 +10,7 @@ have returned. What it should return is not in this process, and not in this san
 
 from __future__ import annotations
 
+import builtins
 import fcntl
 import marshal
 import os
@@ -98,8 +99,6 @@ def _kind(error: BaseException) -> str:
 
 
 def _is_builtin(kind: type) -> bool:
-    import builtins
-
     return vars(builtins).get(kind.__name__) is kind
 
 

@@ -43,7 +43,8 @@ def encode(value: Any, depth: int = 0) -> Any:
 
 
 def _equal_to_plain(value: Any) -> Any:
-    """What of the standard library and of numpy equals plain data, as that; else None."""
+    """What of the standard library and of numpy stands for plain data, as that, fractions as the nearest float; else
+    None."""
     kind = type(value)
     if kind is type({}.keys()) or kind is type({}.items()):
         return set(value)
@@ -53,7 +54,8 @@ def _equal_to_plain(value: Any) -> Any:
         except (ValueError, OverflowError):
             return None if value == value else math.nan
     if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
-        return value.item()
+        plain = value.item()
+        return None if type(plain) is kind else plain  # a longdouble is its own
     return None
 
 

@@ -148,7 +148,7 @@ async def apply_guarded(
 
 async def missing(sandbox: Sandbox, paths: Collection[str]) -> list[str]:
     """Which of them are no files. Raises ValueError, SandboxError."""
-    return await _each(sandbox, _MISSING, paths) if paths else []
+    return await _each(sandbox, _MISSING, paths)
 
 
 def _touching(paths: set[str], kept: set[str]) -> list[str]:
@@ -167,6 +167,8 @@ async def _each(sandbox: Sandbox, script: str, paths: Collection[str]) -> list[s
 
     Raises ValueError if it fails, which only odd files and patches bring about, SandboxError.
     """
+    if not paths:
+        return []
     told = "".join(f"{path}\0" for path in paths).encode(errors="surrogateescape")
     done = await sandbox.exec(script, stdin=told, timeout=SECONDS, output_limit=_PATHS_LIMIT)
     if done.exit_code is None or done.truncated:

@@ -23,7 +23,6 @@ LIKE = 0.5
 _PATCH_LIMIT = 1 << 18
 COMPARED = 1500
 """Characters of changed lines that are compared, of either side."""
-"""Characters of changed lines."""
 
 
 class RepairVerifier:

@@ -9,7 +9,7 @@ from verifiers.task import Message
 THINK_END = "</think>"
 _BOXED = re.compile(r"\\boxed(?![A-Za-z])")
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)  # stripped afterwards: two blanks would be tried
-MOST = 10
+_MOST = 10
 """Boxes that may say the same."""
 PYTHON = frozenset({"python", "py", "python3", ""})
 """What may stand after the fence that opens a block of it."""
@@ -40,7 +40,7 @@ def extract_boxed(reply: str, *, reasoned: bool = True) -> str:
     text = after_thinking(reply, reasoned=reasoned)
     starts = [match.start() for match in _BOXED.finditer(text)]
     parts = [text[start:end] for start, end in pairwise((*starts, len(text)))]
-    contents = {last_boxed(part) for part in parts} if len(parts) <= MOST else ()
+    contents = {last_boxed(part) for part in parts} if len(parts) <= _MOST else ()
     if len(contents) != 1:
         raise FormatError(f"the answer needs exactly one \\boxed{{}} after {THINK_END}, and has {len(starts)}")
     return last_boxed(text)

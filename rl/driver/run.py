@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import time
 from collections.abc import AsyncIterator, Iterator, Set
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -221,7 +222,8 @@ async def opened(config: Config, directory: Path, pools: list[Pool], say: Say) -
         model = fall_back(ledger, base, say)
         cpus = config.rollout.workers * config.rollout.cpus + config.learner.cpus
         gpus = config.rollout.workers * config.rollout.gpus + config.learner.gpus
-        where = stack.enter_context(cluster.connected(config.cluster, directory, cpus, gpus))
+        advice = f"go on with: cwm-rl resume {shlex.quote(str(directory))}"
+        where = stack.enter_context(cluster.connected(config.cluster, directory, cpus, gpus, advice))
         say(f"{where}; starting the learner and {config.rollout.workers} worker(s)")
         learner = _start_learner(config, model, resumed=model != base)
         stack.callback(learner.kill)

@@ -131,7 +131,8 @@ def _mean_lag(lag: Mapping[str, int]) -> float:
 
 def in_words(found: Mapping[str, Any]) -> str:
     """The result as text for people."""
-    name = {"learner": "the learner", "balanced": "nothing alone"}.get(found["bottleneck"], found["bottleneck"])
+    names = SLOTS | {"learner": "the learner", "balanced": "nothing alone"}
+    name = names.get(found["bottleneck"], found["bottleneck"])
     lines = [f"What held it up: {name}. {found['why'][0].upper()}{found['why'][1:]}; {found['advice']}."]
     for of in ("training", "learner", "slots", "queues"):
         if parts := [share for share in found["shares"] if share["of"] == of]:

@@ -181,7 +181,6 @@ async def test_an_answer_that_disarms_the_alarm_is_ended_from_outside() -> None:
     assert time.monotonic() - begun < 15
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("expected", "source"),
     [
@@ -230,6 +229,7 @@ async def test_annotations_are_the_answers_own() -> None:
     assert (await grade(source, {"tests": [{"call": "f", "args": [3], "expected": 3}]})).correct
 
 
+@pytest.mark.slow
 async def test_every_test_has_its_own_time_but_all_together_have_theirs() -> None:
     slow = "import time\ndef add(a, b):\n    time.sleep(0.5)\n    return a + b"
     tests = [{"call": "add", "args": [k, k], "expected": 2 * k} for k in range(5)]

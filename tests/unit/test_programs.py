@@ -106,6 +106,7 @@ async def test_a_checker_that_does_not_load_is_the_tasks_fault() -> None:
     assert "its checker" in verdict.detail and "nowhere" in verdict.detail
 
 
+@pytest.mark.slow
 async def test_time_grows_with_the_tests_and_a_checker_has_its_own() -> None:
     naps = [{"stdin": "1\n", "stdout": "1\n"}] * 60
     short = CodeVerifier(seconds=3.0, total_seconds=6.0)

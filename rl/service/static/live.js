@@ -65,7 +65,7 @@ async function loop() {
   }
 }
 
-// As `rl.pages.ago` has it.
+// As `rl.reports.pages.ago` has it.
 function ago(seconds) {
   for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
     if (seconds >= 2 * size) return `${Math.round(seconds / size)} ${unit}`;
