@@ -88,18 +88,21 @@ class Child:
     def begin(self, memory: int) -> socket.socket:
         """Fork."""
         ours, theirs = socket.socketpair()
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             ours.close()
-            self.serve(theirs, memory)
+            self.serve(theirs, memory, parent)
         theirs.close()
         self.line, self.memory, self.served = ours, memory, 0
         return ours
 
-    def serve(self, line: socket.socket, memory: int) -> None:
+    def serve(self, line: socket.socket, memory: int, parent: int) -> None:
         """The forked side; never returns. Whatever is raised, the end of the process tells it."""
         try:
             die_with_parent()
+            if os.getppid() != parent:  # it died before we asked
+                return
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 0)
